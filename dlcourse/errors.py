@@ -1,0 +1,25 @@
+"""The one exception whose message is written for the person at the keyboard."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+  """What the user gave cannot be used: one line that says what is wrong and what would be right.
+
+  `__main__` prints the message and leaves with exit code 2; nothing else of the project catches it.
+  """
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+  """A `UserError` for a name that does not exist, with the nearest one that does.
+
+  Args:
+    kind: what the name stands for, in the singular ("experiment", "data set").
+    name: what the user wrote.
+    known: every name that would have been right.
+  """
+  known = sorted(known)
+  close = difflib.get_close_matches(name, known, n=1)
+  hint = f"perhaps you meant {close[0]!r}" if close else f"there are: {', '.join(known)}"
+  return UserError(f"unknown {kind} {name!r}; {hint}")

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# All checks, in an environment of its own; arguments go to pytest: launch/test.sh -k lenet
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+install dev
+cd "$ROOT"
+"$VENV/bin/ruff" check --quiet .
+"$VENV/bin/ruff" format --quiet --check .
+exec "$VENV/bin/python" -m pytest --numprocesses=2 --quiet "$@"
