@@ -1,0 +1,87 @@
+"""What differs between machines, decided in one place and not in models.
+
+Nothing here imports JAX at module level: `tune_malloc` has to run before JAX allocates.
+"""
+
+import ctypes
+import os
+import pathlib
+import sys
+
+from absl import logging
+
+# Parameters of glibc's mallopt(3) and the values that keep freed pages in the process. XLA takes
+# fresh temporary buffers each step; by default glibc gives their pages back to the kernel each time
+# and the next step pays for them in page faults.
+_MALLOC_OPTIONS = {
+  -4: 0,  # M_MMAP_MAX: no buffer gets a mapping of its own
+  -1: 2**31 - 1,  # M_TRIM_THRESHOLD: never shrink the heap
+  -2: 256 * 2**20,  # M_TOP_PAD: grow it by 256 MiB at a time
+  -8: 1,  # M_ARENA_MAX: one heap for all threads
+}
+
+
+def canonical_convolutions() -> bool:
+  """Whether `dlcourse.models.convolution` writes its own convolution gradients.
+
+  True on the CPU backend, where XLA runs the gradients that JAX derives many times slower inside a
+  loop. `DLCOURSE_PLAIN_CONV=1` turns it off: `jax.custom_vjp` forbids forward-mode
+  differentiation, so `jax.jvp` and `jax.hessian` of a network need JAX's own convolution.
+
+  The answer is taken while a function is traced; what is already compiled keeps its choice.
+  """
+  import jax
+
+  return jax.default_backend() == "cpu" and os.environ.get("DLCOURSE_PLAIN_CONV") != "1"
+
+
+def tune_malloc() -> bool:
+  """Tells glibc's allocator to keep freed memory for the next step.
+
+  Call it before JAX is imported. `DLCOURSE_MALLOC=0` turns it off. The process then holds its peak
+  memory until it ends.
+
+  Returns:
+    Whether every option was set: False if turned off, and on any C library but glibc.
+  """
+  if os.environ.get("DLCOURSE_MALLOC") == "0" or sys.platform != "linux":
+    return False
+  libc = ctypes.CDLL(None)
+  if not hasattr(libc, "gnu_get_libc_version"):  # musl and others have no mallopt
+    return False
+  done = [libc.mallopt(option, value) for option, value in _MALLOC_OPTIONS.items()]
+  return all(done)
+
+
+def enable_compilation_cache() -> pathlib.Path | None:
+  """Keeps compiled programs on disk, so that a second run of an experiment starts faster.
+
+  The folder is `$DLCOURSE_CACHE`, else `$XDG_CACHE_HOME/dlcourse/xla`, with `~/.cache` where
+  XDG_CACHE_HOME is not set.
+  Call it before the first compilation: JAX opens its cache once.
+
+  Returns:
+    The folder, or None (and a warning) if nothing can be written there: a run goes on without.
+  """
+  import jax
+
+  folder = _cache_folder()
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+      raise PermissionError(f"no permission to write into {folder}")
+  except OSError as error:
+    logging.warning("compiled programs are not kept: %s", error)
+    return None
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  # JAX by default leaves out what compiles in under a second; a course's networks mostly do.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  return folder
+
+
+def _cache_folder() -> pathlib.Path:
+  if folder := os.environ.get("DLCOURSE_CACHE"):
+    return pathlib.Path(folder).expanduser().absolute()
+  base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return pathlib.Path(base).expanduser() / "dlcourse" / "xla"
