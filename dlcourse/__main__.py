@@ -1,0 +1,212 @@
+"""The command line: verbs and their flags, no logic.
+
+dlcourse train --experiment=cnn.lenet5 --task.model.activation=relu
+"""
+
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dlcourse import platform
+from dlcourse.errors import UserError, unknown
+
+platform.tune_malloc()  # before JAX starts its threads
+
+from absl import app, flags, logging  # noqa: E402
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("experiment", None, "What to train: MODULE.NAME (see `list`) or FILE.py:FUNCTION.")
+flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/NAME.")
+flags.DEFINE_integer("seed", 0, "Seed of initialisation, data order and every random draw.", 0)
+flags.DEFINE_enum("parallel", "jit", ["jit", "fsdp", "pmap"], "How the step is spread over devices.")
+flags.DEFINE_integer("devices", None, "How many devices are used; default: all.", 1)
+flags.DEFINE_integer("steps_per_dispatch", 1, "Training steps one compiled call makes.", 1)
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, in a run of several processes.")
+flags.DEFINE_integer("processes", 1, "How many processes the run has.", 1)
+flags.DEFINE_integer("process_id", 0, "Which of them this is.", 0)
+flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint is used.")
+flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which split is measured.")
+flags.DEFINE_integer("samples", 16, "How many samples are drawn.", 1)
+flags.DEFINE_string("prompt", None, "What a sampled text begins with.")
+flags.DEFINE_integer("length", 500, "Symbols of a sampled text.", 1)
+flags.DEFINE_float("temperature", 1.0, "Below 1 prefers likely symbols; 0 takes the likeliest.", 0.0)
+flags.DEFINE_string("study", None, "Which study to run: MODULE.NAME (see `list`).")
+
+
+def _options():
+  from dlcourse.train import Options
+
+  return Options(FLAGS.seed, FLAGS.parallel, FLAGS.devices, FLAGS.steps_per_dispatch)
+
+
+def _workdir(name: str | None) -> pathlib.Path:
+  if FLAGS.workdir:
+    return pathlib.Path(FLAGS.workdir)
+  if name is None:
+    raise UserError("which run? name its folder with --workdir=DIR")
+  return pathlib.Path("runs") / (pathlib.Path(name).name.replace(".py:", ".") if ".py:" in name else name)
+
+
+def _trained():
+  from dlcourse.trained import open_trained
+
+  return open_trained(_workdir(FLAGS.experiment), FLAGS.checkpoint, FLAGS.devices)
+
+
+def train(rest: list[str]) -> None:
+  """Trains an experiment, or goes on where it was stopped; then writes its report."""
+  from dlcourse import console, parallel
+  from dlcourse.experiment import load
+  from dlcourse.train import train as run
+  from dlcourse.trained import open_trained, report
+
+  if not FLAGS.experiment:
+    raise UserError("which experiment? --experiment=NAME; `dlcourse list` shows them")
+  experiment = load(FLAGS.experiment, rest)
+  parallel.start_distributed(FLAGS.coordinator, FLAGS.processes, FLAGS.process_id)
+  path = _workdir(FLAGS.experiment)
+  run(FLAGS.experiment, rest, experiment, path, _options())
+  console.show_result(path, report(open_trained(path, devices=FLAGS.devices)))
+
+
+def evaluate(rest: list[str]) -> None:
+  """Measures a trained experiment on a split."""
+  from dlcourse import console
+  from dlcourse.trained import evaluate as run
+
+  del rest
+  console.show_values(run(_trained(), FLAGS.split), title=FLAGS.split)
+
+
+def sample(rest: list[str]) -> None:
+  """Draws images or text from a trained experiment."""
+  from dlcourse import console
+  from dlcourse.evaluators.samples import Request
+  from dlcourse.trained import sample as run
+
+  del rest
+  request = Request(FLAGS.samples, FLAGS.prompt, FLAGS.length, FLAGS.temperature)
+  console.show_files(run(_trained(), request, FLAGS.seed))
+
+
+def report(rest: list[str]) -> None:
+  """Writes the report of a trained experiment: curves, tables, pictures."""
+  from dlcourse import console
+  from dlcourse.trained import report as run
+
+  del rest
+  trained = _trained()
+  console.show_result(trained.path, run(trained))
+
+
+def study(rest: list[str]) -> None:
+  """Runs the trainings of a study and writes what they say together."""
+  from dlcourse import console
+  from dlcourse.experiment import Study, find
+  from dlcourse.study import run_study
+
+  if not FLAGS.study:
+    raise UserError("which study? --study=NAME; `dlcourse list` shows them")
+  path = _workdir(FLAGS.study)
+  console.show_study(path, run_study(find(FLAGS.study, Study)(), path, rest))
+
+
+def show_list(rest: list[str]) -> None:
+  """Shows every experiment and study, and whether its result has been run."""
+  from dlcourse import console
+
+  del rest
+  console.show_catalogue()
+
+
+class Verb(NamedTuple):
+  """A verb and the flags it reads; `fields` says whether fields of an experiment are flags too."""
+
+  run: Callable[[list[str]], None]
+  flags: tuple[str, ...] = ()
+  fields: bool = False
+
+
+RUN = ("workdir", "seed", "parallel", "devices", "steps_per_dispatch")
+PROCESSES = ("coordinator", "processes", "process_id")
+WORKDIR = ("workdir", "experiment", "checkpoint", "devices")
+VERBS = {
+  "train": Verb(train, ("experiment", *RUN, *PROCESSES), fields=True),
+  "evaluate": Verb(evaluate, (*WORKDIR, "split")),
+  "sample": Verb(sample, (*WORKDIR, "samples", "prompt", "length", "temperature", "seed")),
+  "study": Verb(study, ("study", "workdir"), fields=True),
+  "report": Verb(report, WORKDIR),
+  "list": Verb(show_list),
+}
+
+
+def _help(name: str | None) -> str:
+  """Verbs, or one verb with its flags."""
+  if name is None:
+    verbs = (f"  {verb:<10}{v.run.__doc__}" for verb, v in VERBS.items())
+    return "\n".join(["usage: dlcourse VERB [--flag=value]…", "", *verbs, "", "dlcourse VERB --help"])
+  verb = VERBS[name]
+  rows = []
+  for flag in (FLAGS[flag] for flag in verb.flags):
+    default = "" if flag.default is None else f" (default: {flag.default})"
+    rows.append(f"  --{flag.name:<20}{flag.help}{default}")
+  more = " [--any.field=VALUE]…" if verb.fields else ""
+  return "\n".join([f"usage: dlcourse {name} [--flag=value]…{more}", "", verb.run.__doc__, "", *rows])
+
+
+def _parse(argv: list[str]) -> tuple[Verb, list[str]]:
+  """argv -> the verb and what absl did not take (the fields of the experiment)."""
+  name = argv[1] if len(argv) > 1 else "--help"
+  if name in ("-h", "--help", "help"):
+    print(_help(None))
+    sys.exit(0)
+  if name not in VERBS:
+    raise unknown("verb", name, VERBS)
+  verb = VERBS[name]
+  try:
+    _, *rest = FLAGS([argv[0], *_named(name, argv[2:])], known_only=True)
+  except flags.Error as error:
+    raise UserError(str(error)) from error
+  for flag in FLAGS.flag_values_dict():
+    if FLAGS[flag].present and flag not in verb.flags and any(flag in v.flags for v in VERBS.values()):
+      raise UserError(f"--{flag} is not a flag of `{name}`; see dlcourse {name} --help")
+  if {"-h", "--help"} & set(rest):
+    print(_help(name))
+    if not (verb.fields and FLAGS.experiment):
+      sys.exit(0)
+  elif rest and not verb.fields:
+    raise unknown(f"flag of `{name}`", rest[0].split("=")[0], (f"--{flag}" for flag in verb.flags))
+  return verb, rest
+
+
+def _named(verb: str, args: list[str]) -> list[str]:
+  """`dlcourse study NAME` and `dlcourse train NAME` mean --study=NAME and --experiment=NAME."""
+  flag = {"study": "--study", "train": "--experiment"}.get(verb)
+  if flag and args and not args[0].startswith("-"):
+    return [f"{flag}={args[0]}", *args[1:]]
+  return args
+
+
+def _run(argv: list[str]) -> None:
+  verb, rest = argv
+  platform.enable_compilation_cache()
+  verb.run(rest)
+
+
+def main() -> None:
+  """Entry point: 0 done, 2 what the user gave cannot be used, 130 interrupted."""
+  logging.set_verbosity(logging.WARNING)  # Orbax alone has 40 lines a run to say at INFO
+  try:
+    app.run(_run, flags_parser=_parse)
+  except UserError as error:
+    print(f"dlcourse: {error}", file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print("\ndlcourse: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+    sys.exit(130)
+
+
+if __name__ == "__main__":
+  main()

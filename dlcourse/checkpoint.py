@@ -1,0 +1,131 @@
+"""Checkpoints: the only file that imports Orbax."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+
+from dlcourse.errors import UserError
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """What the loop knows beside the state, saved with it, so that early stopping resumes exactly.
+
+  Attributes:
+    best_step: step of the best checkpoint so far; None before the first evaluation.
+    best_value: its value of `Best.metric`.
+    waited: evaluations since then.
+  """
+
+  best_step: int | None = None
+  best_value: float | None = None
+  waited: int = 0
+
+
+class _LatestAndBest:
+  """Keeps the newest checkpoints and the best one (an Orbax preservation policy)."""
+
+  def __init__(self, keep: int):
+    self.keep = keep
+    self.best_step: int | None = None
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    del context
+    newest = sorted(info.step for info in checkpoints)[-self.keep :]
+    return [info.step in newest or info.step == self.best_step for info in checkpoints]
+
+
+class Checkpoints:
+  """The checkpoints of a workdir: the newest two and the best one.
+
+  Saving is asynchronous and atomic: a folder gets its final name when it is whole, and is renamed away
+  before it is deleted, so that a process killed at any moment leaves only whole checkpoints.
+  """
+
+  def __init__(self, folder: pathlib.Path, keep: int = 2):
+    self._folder = folder
+    self._policy = _LatestAndBest(keep)
+    self._open = False
+
+  @functools.cached_property
+  def _manager(self):
+    # Made when the first checkpoint is: Orbax takes longer to import than a small network to start.
+    import orbax.checkpoint as ocp
+    from orbax.checkpoint import checkpoint_managers
+
+    try:
+      manager = ocp.CheckpointManager(
+        self._folder.resolve(),
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=self._policy,
+          save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+          cleanup_tmp_directories=True,
+          todelete_subdir="trash",
+        ),
+      )
+    except (OSError, ValueError) as error:
+      raise UserError(f"{self._folder} cannot be used: {_first_line(error)}") from error
+    self._open = True
+    return manager
+
+  def restore(self, state: PyTree, step: int | None = None) -> tuple[PyTree, Progress] | None:
+    """The checkpoint of a step (None: the newest), or None where there is none.
+
+    Args:
+      state: shapes, types and shardings to restore into: any number of devices, any mode.
+      step: which one.
+
+    Raises:
+      UserError: the checkpoint is damaged or of another network.
+    """
+    if not self._folder.exists():
+      return None
+    import orbax.checkpoint as ocp
+
+    step = self._manager.latest_step() if step is None else step
+    if step is None:
+      return None
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(state), progress=ocp.args.JsonRestore())
+    try:
+      restored = self._manager.restore(step, args=items)
+      progress = Progress(**restored["progress"])
+    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+      raise UserError(
+        f"checkpoint {self._folder / str(step)} is damaged or of another network; move that folder away "
+        f"to go on from an older one ({type(error).__name__}: {_first_line(error)})"
+      ) from error
+    self._policy.best_step = progress.best_step
+    return restored["state"], progress
+
+  def save(self, state: PyTree, progress: Progress) -> None:
+    """Starts saving the state under its step; waits for the save before it."""
+    import orbax.checkpoint as ocp
+
+    self._policy.best_step = progress.best_step
+    self._manager.save(
+      int(state.step),
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+      ),
+    )
+
+  def close(self) -> None:
+    """Waits until the last save is whole; empties Orbax's trash, which nothing else does."""
+    if not self._open:
+      return
+    self._manager.wait_until_finished()
+    self._manager.close()
+    if jax.process_index() == 0:
+      shutil.rmtree(self._folder / "trash", ignore_errors=True)
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip().splitlines() or ["no message"])[0][:200]

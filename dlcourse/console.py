@@ -1,0 +1,75 @@
+"""Results on the terminal."""
+
+import inspect
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from dlcourse.evaluators import Report
+from dlcourse.experiment import Experiment, Study, catalogue
+
+
+def _console() -> Console:
+  console = Console(quiet=jax.process_index() != 0)
+  if not console.is_terminal:
+    console.width = 160  # a pipe has no edge to wrap at
+  return console
+
+
+def _table(rows: list[Mapping[str, Any]], title: str | None = None) -> Table:
+  """A table whose columns are the keys of the rows."""
+  table = Table(title=title)
+  for column in dict.fromkeys(name for row in rows for name in row):
+    table.add_column(column)
+  for row in rows:
+    values = (row.get(column.header, "") for column in table.columns)
+    table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values))
+  return table
+
+
+def show_values(values: Mapping[str, float], title: str) -> None:
+  """Name and value, a line each."""
+  _console().print(_table([{title: name, "value": value} for name, value in values.items()]))
+
+
+def show_files(files: list[pathlib.Path]) -> None:
+  """The files that were written."""
+  _console().print(f"{len(files)} files in {files[0].parent}, first {files[0].name}", highlight=False)
+
+
+def show_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
+  """Test metrics of a run, and where its report is."""
+  show_values(result["test"], f"test, step {result['best_step']}")
+  _console().print(f"{result['seconds']:.1f} s of training; report: {path / 'report' / 'index.md'}")
+
+
+def show_study(path: pathlib.Path, summary: Report) -> None:
+  """The tables of a study."""
+  for name, rows in summary.tables.items():
+    _console().print(_table(rows, name))
+  _console().print(f"in {path}")
+
+
+def show_catalogue() -> None:
+  """Every experiment and study with its first line and whether its result has been run."""
+  for kind in (Experiment, Study):
+    found = catalogue(kind)
+    rows = [
+      {kind.__name__.lower(): name, "what": _summary(fn), "result": _run(fn)} for name, fn in found.items()
+    ]
+    _console().print(_table(rows))
+
+
+def _summary(recipe: Callable) -> str:
+  return (inspect.getdoc(recipe) or "").split("\n")[0]
+
+
+def _run(recipe: Callable) -> str:
+  """The `Result:` line of a docstring, which is there once the experiment has been run."""
+  found = re.search(r"^Result: (.*(?:\n(?!\n).*)*)", inspect.getdoc(recipe) or "", re.MULTILINE)
+  return " ".join(found[1].split()) if found else "not run yet"

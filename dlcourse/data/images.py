@@ -1,0 +1,148 @@
+"""Labelled images as batches: splits, size, scale and augmentation."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from dlcourse.data.augment import Augmentation
+from dlcourse.data.batches import in_order, shuffled
+from dlcourse.data.image_sources import load_images
+from dlcourse.data.recipe import Data, DataRecipe, Spec
+from dlcourse.data.source import ImageSet
+from dlcourse.errors import UserError, unknown
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Images(DataRecipe):
+  """Images [B, size, size, C] with labels.
+
+  Where a source has no published test split, one of `folds` stratified folds is the test split; where it
+  has no validation split, a stratified share of the training images is.
+  """
+
+  source: str
+  """mnist_5k, digits, idx:FOLDER, folder:FOLDER, tfds:NAME."""
+  batch_size: int = 128
+  """Images in a global batch, over all devices."""
+  size: int = 32
+  """Side of the images, in pixels: smaller ones are padded with 0, larger ones resized."""
+  scale: Literal["unit", "symmetric", "standard"] = "unit"
+  """Pixels in [0, 1], in [-1, 1], or with the training split's mean 0 and deviation 1 in each channel."""
+  augment: tuple[Augmentation, ...] = ()
+  """Random changes of the training images, in their order."""
+  folds: int = 5
+  """Stratified folds, where the source has no test split."""
+  fold: int = 0
+  """Which fold is the test split."""
+  validation: float = 0.1
+  """Share of the training images that validates, where the source has no validation split."""
+  split_seed: int = 0
+  """Seed of folds and validation split."""
+
+  def build(self) -> Data:
+    """Loads, splits, resizes; see `Data`.
+
+    Raises:
+      UserError: the source does not exist or cannot be had, or the fields do not fit it.
+    """
+    source = load_images(self.source, self.size)
+    splits = {name: self._fit(part) for name, part in self._split(source).items()}
+    scale, unscale = _scaling(self.scale, splits["train"]["image"])
+
+    def prepare(key, batch):
+      images = batch["image"].astype(jnp.float32) / 255.0
+      if key is not None:
+        for index, augmentation in enumerate(self.augment):
+          images = augmentation(jax.random.fold_in(key, index), images)
+      return {**batch, "image": scale(images)}
+
+    batch = shuffled(splits["train"], self.batch_size)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0, 0))
+
+    def eval_batches(split):
+      if split not in splits:
+        raise unknown("split", split, splits)
+      return in_order(splits[split], self.batch_size)
+
+    return Data(
+      spec=Spec(shapes, source.classes, prepare=prepare, unscale=unscale),
+      batch=batch,
+      eval_batches=eval_batches,
+      sizes={name: len(part["label"]) for name, part in splits.items()},
+      description=f"{source.description} Licence: {source.licence}. {source.citation}",
+    )
+
+  def _split(self, source: ImageSet) -> dict[str, Arrays]:
+    """The three splits of a source, stratified by class where they are made here."""
+    if not 0 <= self.fold < self.folds:
+      raise UserError(f"--data.fold={self.fold} is outside 0 … {self.folds - 1} (--data.folds)")
+    if not 0 < self.validation < 1:
+      raise UserError(f"--data.validation={self.validation} is a share between 0 and 1, like 0.1")
+    splits = dict(source.splits)
+    if "all" in splits:
+      whole = splits.pop("all")
+      test = _stratified(whole["label"], self.split_seed) % self.folds == self.fold
+      splits |= {"train": _rows(whole, ~test), "test": _rows(whole, test)}
+    if "validation" not in splits:
+      train = splits["train"]
+      every = round(1 / self.validation)
+      held_out = _stratified(train["label"], self.split_seed + 1) % every == 0
+      splits |= {"train": _rows(train, ~held_out), "validation": _rows(train, held_out)}
+    empty = [name for name, part in splits.items() if not len(part["label"])]
+    if empty:
+      raise UserError(f"{self.source}: too few images, the split {empty[0]!r} would be empty")
+    return splits
+
+  def _fit(self, part: Arrays) -> Arrays:
+    """Pads or resizes to `size`."""
+    images = part["image"]
+    height, width = images.shape[1:3]
+    if max(height, width) > self.size:
+      images = np.stack([_resize(image, self.size) for image in images])
+    elif (height, width) != (self.size, self.size):
+      top, left = (self.size - height) // 2, (self.size - width) // 2
+      bottom, right = self.size - height - top, self.size - width - left
+      images = np.pad(images, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    return {**part, "image": images}
+
+
+def _stratified(labels: np.ndarray, seed: int) -> np.ndarray:
+  """[N] the rank of each example in a random order of its class: rank % k cuts stratified k-ths."""
+  shuffled_rows = np.random.default_rng(seed).permutation(len(labels))
+  ranks = np.empty(len(labels), np.int64)
+  for label in np.unique(labels):
+    rows = shuffled_rows[labels[shuffled_rows] == label]
+    ranks[rows] = np.arange(len(rows))
+  return ranks
+
+
+def _rows(part: Arrays, keep: np.ndarray) -> Arrays:
+  return {name: array[keep] for name, array in part.items()}
+
+
+def _resize(image: np.ndarray, side: int) -> np.ndarray:
+  """Bilinear with antialiasing, [H, W, C] uint8 -> [side, side, C]."""
+  channels = [
+    Image.fromarray(image[..., c]).resize((side, side), Image.Resampling.BILINEAR)
+    for c in range(image.shape[-1])
+  ]
+  return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+
+
+def _scaling(how: str, images: np.ndarray):
+  """(scale, unscale) between [0, 1] and model space."""
+  if how == "unit":
+    shift, width = np.float32(0), np.float32(1)
+  elif how == "symmetric":
+    shift, width = np.float32(0.5), np.float32(0.5)
+  else:
+    shift = images.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32) / 255
+    width = images.std(axis=(0, 1, 2), dtype=np.float64).astype(np.float32) / 255
+    width = np.maximum(width, np.float32(1e-6))
+  return (lambda x: (x - shift) / width), (lambda x: x * width + shift)

@@ -1,0 +1,83 @@
+"""What a data recipe builds: the description that flows into a task, and batches by (seed, step)."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+Batch = Mapping[str, jax.Array | np.ndarray]
+
+
+def _as_it_is(x):
+  return x
+
+
+def _without_augmentation(key: jax.Array | None, batch: Batch) -> Batch:
+  del key
+  return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+  """What a task and a model need to know of the data.
+
+  Attributes:
+    batch: shapes and types of one global training batch; every array has the batch as leading axis.
+    classes: the names of the classes, in the order of the labels.
+    vocabulary: the symbols behind the token numbers.
+    prepare: (key, batch) -> batch, pure and jitted with the step: scaling, and augmentation where a key is
+      given (None at evaluation).
+    unscale: model-space images -> [0, 1], the inverse of the scaling in `prepare`.
+  """
+
+  batch: Mapping[str, jax.ShapeDtypeStruct]
+  classes: tuple[str, ...] = ()
+  vocabulary: tuple[str, ...] = ()
+  prepare: Callable[[jax.Array | None, Batch], Batch] = _without_augmentation
+  unscale: Callable = _as_it_is
+
+  @property
+  def num_classes(self) -> int | None:
+    """How many classes there are; None where the data has none."""
+    return len(self.classes) or None
+
+  @property
+  def vocab_size(self) -> int | None:
+    """How many symbols there are; None where the data is not text."""
+    return len(self.vocabulary) or None
+
+  @property
+  def image_shape(self) -> tuple[int, int, int] | None:
+    """(height, width, channels); None where the data is not images."""
+    return tuple(self.batch["image"].shape[1:]) if "image" in self.batch else None
+
+
+class Data(NamedTuple):
+  """A data set cut into batches.
+
+  Attributes:
+    spec: see `Spec`.
+    batch: (seed, step) -> the training batch of that step, NumPy. A pure function, so that a run that was
+      interrupted needs no iterator state.
+    eval_batches: split -> batches of the same size, the last one padded; `mask` [B] or [B, T] is 1 where
+      an example or a token counts.
+    sizes: split -> number of examples (documents' tokens for text).
+    description: one paragraph for reports, with licence and citation.
+  """
+
+  spec: Spec
+  batch: Callable[[int, int], dict[str, np.ndarray]]
+  eval_batches: Callable[[str], Iterator[dict[str, np.ndarray]]]
+  sizes: Mapping[str, int]
+  description: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DataRecipe:
+  """A choice of data; subclasses add their fields and say how to build."""
+
+  def build(self) -> Data:
+    """Loads the source and cuts it into splits and batches."""
+    raise NotImplementedError

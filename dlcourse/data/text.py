@@ -1,0 +1,119 @@
+"""Text as streams of symbols for language models."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from dlcourse.data.batches import in_order
+from dlcourse.data.recipe import Data, DataRecipe, Spec
+from dlcourse.data.text_sources import load_corpus
+from dlcourse.errors import UserError, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Text(DataRecipe):
+  """Characters of a corpus, cut for truncated back-propagation through time.
+
+  The last `held_out` of every document is kept from training: its first half validates, its second half
+  tests. Training text is one long string, read by `batch_size` parallel streams that each advance by
+  `seq_len` a step; evaluation cuts windows of `seq_len` that start without a past.
+  """
+
+  source: str
+  """shakespeare, or file:PATH."""
+  batch_size: int = 32
+  """Parallel streams in a global batch, over all devices."""
+  seq_len: int = 128
+  """Symbols of a window, which is how far gradients reach back."""
+  held_out: float = 0.1
+  """Share of every document that is not trained on."""
+
+  def build(self) -> Data:
+    """Loads and cuts; see `Data`. A batch has tokens, targets, mask [B, T] and reset [B].
+
+    Raises:
+      UserError: the source does not exist or cannot be had, or is too short for the fields.
+    """
+    corpus = load_corpus(self.source)
+    vocabulary = tuple(sorted(set().union(*corpus.documents.values())))
+    numbers = {symbol: number for number, symbol in enumerate(vocabulary)}
+    texts = {
+      split: np.array([numbers[symbol] for symbol in text], np.int32)
+      for split, text in self._split(corpus.documents).items()
+    }
+    for split, tokens in texts.items():
+      needed = (self.batch_size if split == "train" else 1) * (self.seq_len * 2 + 1)
+      if len(tokens) < needed:
+        raise UserError(
+          f"{self.source}: {len(tokens)} symbols to {split} on, {needed} are needed; lower "
+          "--data.batch_size or --data.seq_len"
+        )
+    batch = _streams(texts["train"], self.batch_size, self.seq_len)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0, 0))
+
+    def eval_batches(split):
+      if split not in texts:
+        raise unknown("split", split, texts)
+      return in_order(_windows(texts[split], self.seq_len), self.batch_size)
+
+    return Data(
+      spec=Spec(shapes, vocabulary=vocabulary),
+      batch=batch,
+      eval_batches=eval_batches,
+      sizes={split: len(tokens) for split, tokens in texts.items()},
+      description=f"{corpus.description} Licence: {corpus.licence}. {corpus.citation}",
+    )
+
+  def _split(self, documents) -> dict[str, str]:
+    """The three splits, each the documents' parts joined."""
+    if not 0 < self.held_out < 1:
+      raise UserError(f"--data.held_out={self.held_out} is a share between 0 and 1, like 0.1")
+    parts = {"train": [], "validation": [], "test": []}
+    for text in documents.values():
+      start = round(len(text) * (1 - self.held_out))
+      middle = (start + len(text)) // 2
+      parts["train"].append(text[:start])
+      parts["validation"].append(text[start:middle])
+      parts["test"].append(text[middle:])
+    return {split: "".join(pieces) for split, pieces in parts.items()}
+
+
+def _streams(tokens: np.ndarray, batch_size: int, seq_len: int):
+  """(seed, step) -> the next window of every stream; each pass starts at another offset."""
+  length = len(tokens) // batch_size
+  streams = tokens[: length * batch_size].reshape(batch_size, length)
+  steps_per_pass = (length - 1) // seq_len - 1  # one window less, for the offset
+
+  @functools.lru_cache(maxsize=4)
+  def offset(seed: int, epoch: int) -> int:
+    return int(np.random.default_rng((seed, epoch)).integers(seq_len))
+
+  def batch(seed: int, step: int) -> dict[str, np.ndarray]:
+    epoch, window = divmod(step, steps_per_pass)
+    start = offset(seed, epoch) + window * seq_len
+    cut = streams[:, start : start + seq_len + 1]
+    return {
+      "tokens": cut[:, :-1],
+      "targets": cut[:, 1:],
+      "mask": np.ones((batch_size, seq_len), np.float32),
+      "reset": np.full(batch_size, window == 0, np.float32),
+    }
+
+  return batch
+
+
+def _windows(tokens: np.ndarray, seq_len: int) -> dict[str, np.ndarray]:
+  """All of a text as windows [N, T] that start without a past; the last one is masked where it ends."""
+  count = -(-(len(tokens) - 1) // seq_len)
+  short = count * seq_len + 1 - len(tokens)
+  padded = np.pad(tokens, (0, short))
+  mask = np.ones(count * seq_len, np.float32)
+  mask[len(mask) - short :] = 0.0
+  return {
+    "tokens": padded[:-1].reshape(count, seq_len),
+    "targets": padded[1:].reshape(count, seq_len),
+    "mask": mask.reshape(count, seq_len),
+    "reset": np.ones(count, np.float32),
+  }

@@ -1,0 +1,84 @@
+"""What a classifier gets right and wrong: confusion matrix, worst confusions, ROC."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from dlcourse.data.recipe import Data
+from dlcourse.evaluators import Evaluator, Report
+from dlcourse.report.figures import confusion_figure, labelled_images, roc_figure
+
+
+def predictions(task, state, data: Data, key: jax.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Probabilities [N, C], labels [N] and images [N, H, W, C] of the whole test split."""
+  rows = []
+  for batch in data.eval_batches("test"):
+    probabilities = jax.device_get(task.predict(state, key, batch))
+    real = batch["mask"] > 0
+    rows.append((probabilities[real], batch["label"][real], batch["image"][real]))
+  return tuple(np.concatenate(column) for column in zip(*rows, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfusionMatrix(Evaluator):
+  """Counts of (label, prediction), recall of every class, and the most confident errors as pictures."""
+
+  pictures: int = 24
+  """How many errors are shown."""
+
+  def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
+    """Scalar `macro_recall`; tables of counts, recalls and the most frequent confusions; two figures."""
+    probabilities, labels, images = predictions(task, state, data, key)
+    classes, guessed = data.spec.classes, probabilities.argmax(axis=-1)
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(counts, (labels, guessed), 1)
+    recall = np.diag(counts) / np.maximum(counts.sum(axis=1), 1)
+    wrong = np.flatnonzero(guessed != labels)
+    worst = wrong[np.argsort(-probabilities[wrong, guessed[wrong]])][: self.pictures]
+    titles = [
+      f"{classes[labels[i]]} → {classes[guessed[i]]}  {probabilities[i, guessed[i]]:.0%}" for i in worst
+    ]
+    pairs = [(counts[i, j], i, j) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
+    figures = {"confusion_matrix": confusion_figure(counts, classes)}
+    if len(worst):
+      figures["worst_confusions"] = labelled_images(images[worst], titles)
+    return Report(
+      scalars={"macro_recall": float(recall.mean())},
+      tables={
+        "confusion_matrix": [
+          {"class": name, **dict(zip(classes, row.tolist(), strict=True))}
+          for name, row in zip(classes, counts, strict=True)
+        ],
+        "recall": [
+          {"class": name, "recall": float(value)} for name, value in zip(classes, recall, strict=True)
+        ],
+        "confusions": [
+          {"label": classes[i], "predicted": classes[j], "count": int(n)}
+          for n, i, j in sorted(pairs, reverse=True)[:10]
+        ],
+      },
+      figures=figures,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Roc(Evaluator):
+  """One-against-the-rest receiver operating curves and the areas under them."""
+
+  def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
+    """Scalar `macro_auc` over the classes that occur; a table of areas; one figure."""
+    from sklearn.metrics import auc, roc_curve  # 1 s that training need not wait for
+
+    probabilities, labels, _ = predictions(task, state, data, key)
+    curves = {}
+    for number, name in enumerate(data.spec.classes):
+      if 0 < np.sum(labels == number) < len(labels):
+        false, true, _ = roc_curve(labels == number, probabilities[:, number])
+        curves[name] = (false, true, float(auc(false, true)))
+    areas = [{"class": name, "auc": area} for name, (_, _, area) in curves.items()]
+    return Report(
+      scalars={"macro_auc": float(np.mean([row["auc"] for row in areas]))},
+      tables={"roc": areas},
+      figures={"roc": roc_figure(curves)},
+    )

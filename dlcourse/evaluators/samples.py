@@ -1,0 +1,128 @@
+"""Pictures and text that a generative task makes."""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from dlcourse.data.recipe import Data, Spec
+from dlcourse.errors import UserError
+from dlcourse.evaluators import Evaluator, Report
+from dlcourse.report.figures import image_grid, save_image_grid, text_page
+
+
+class Request(NamedTuple):
+  """What a person asks a generative task for.
+
+  Attributes:
+    samples: how many.
+    prompt: what a text begins with; None: a line break.
+    length: symbols of a text, the prompt included.
+    temperature: 1 samples the model's distribution, 0 takes the likeliest symbol.
+  """
+
+  samples: int = 16
+  prompt: str | None = None
+  length: int = 500
+  temperature: float = 1.0
+
+
+def draw(task, state, spec: Spec, request: Request, key: jax.Array) -> dict[str, np.ndarray]:
+  """Asks `task.generate` for what fits the data: texts where there is a vocabulary, else images.
+
+  Raises:
+    UserError: a prompt for images, a symbol the model has never seen, a prompt longer than the text.
+  """
+  if not spec.vocabulary:
+    if request.prompt is not None:
+      raise UserError("--prompt goes with a text model; this one makes images")
+    arrays = {"index": np.arange(request.samples)}
+  else:
+    arrays = _text_request(spec, request)
+  return jax.device_get(task.generate(state, key, arrays))
+
+
+def _text_request(spec: Spec, request: Request) -> dict[str, np.ndarray]:
+  prompt = request.prompt or ("\n" if "\n" in spec.vocabulary else spec.vocabulary[0])
+  strange = sorted(set(prompt) - set(spec.vocabulary))
+  if strange:
+    raise UserError(f"--prompt has {strange[0]!r}, which is not in the training text")
+  if len(prompt) > request.length:
+    raise UserError(f"--prompt has {len(prompt)} symbols, more than --length={request.length}")
+  tokens = np.zeros((request.samples, request.length), np.int32)
+  tokens[:, : len(prompt)] = [spec.vocabulary.index(symbol) for symbol in prompt]
+  given = np.zeros((request.samples, request.length), np.float32)
+  given[:, : len(prompt)] = 1.0
+  temperature = np.full(request.samples, request.temperature, np.float32)
+  return {"tokens": tokens, "given": given, "temperature": temperature}
+
+
+def decode(tokens: np.ndarray, spec: Spec) -> list[str]:
+  """[N, T] symbol numbers -> N texts."""
+  return ["".join(spec.vocabulary[number] for number in row) for row in tokens]
+
+
+def save_samples(outputs: dict[str, np.ndarray], spec: Spec, folder: pathlib.Path) -> list[pathlib.Path]:
+  """Writes texts as one file each, images as one grid and one PNG each; returns the files."""
+  folder.mkdir(parents=True, exist_ok=True)
+  if "tokens" in outputs:
+    files = []
+    for index, text in enumerate(decode(outputs["tokens"], spec)):
+      files.append(folder / f"{index:04d}.txt")
+      files[-1].write_text(text + "\n")
+    return files
+  return save_image_grid(outputs["image"], folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleGrid(Evaluator):
+  """A grid of images drawn from the model."""
+
+  samples: int = 64
+  """How many images."""
+
+  def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
+    """One figure."""
+    images = draw(task, state, data.spec, Request(self.samples), key)["image"]
+    return Report(figures={"samples": image_grid(images)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstructions(Evaluator):
+  """Test images above what the model makes of them (H5.2.1)."""
+
+  images: int = 16
+  """How many pairs."""
+
+  def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
+    """One figure: originals in odd rows, reconstructions below them."""
+    batch = next(iter(data.eval_batches("test")))
+    made = jax.device_get(task.predict(state, key, batch))["image"]
+    count = min(self.images, int(batch["mask"].sum()))
+    originals = batch["image"][:count].astype(np.float32) / 255
+    columns = min(8, count)
+    rows = []
+    for start in range(0, count, columns):
+      rows += [originals[start : start + columns], made[start : start + columns][: count - start]]
+    figure = image_grid(np.concatenate(rows), columns=columns)
+    return Report(figures={"reconstructions": figure})
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSamples(Evaluator):
+  """Texts drawn from a language model (H3.11.4)."""
+
+  samples: int = 2
+  """How many texts."""
+  length: int = 400
+  """Symbols of each."""
+  temperature: float = 0.8
+  """Below 1 prefers likelier symbols."""
+
+  def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
+    """The texts as a table and as a page."""
+    request = Request(self.samples, None, self.length, self.temperature)
+    texts = decode(draw(task, state, data.spec, request, key)["tokens"], data.spec)
+    return Report(tables={"samples": [{"text": text} for text in texts]}, figures={"samples": text_page(texts)})

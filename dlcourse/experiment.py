@@ -1,0 +1,194 @@
+"""Experiments and studies: frozen recipes, found by name, changed by flags, recorded in a workdir."""
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import pathlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, Literal
+
+import flax.linen as nn
+import tyro
+
+from dlcourse.data.recipe import DataRecipe
+from dlcourse.errors import UserError, unknown
+from dlcourse.evaluators import Evaluator, Report
+from dlcourse.task import TaskRecipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+  """Which checkpoint is the best one, and when to give up waiting for a better one (H1.4.5)."""
+
+  metric: str | None = "loss"
+  """A metric of the validation split or a scalar of an evaluator; None: the last checkpoint is the best."""
+  mode: Literal["min", "max"] = "min"
+  """Whether smaller or larger is better."""
+  patience: int | None = None
+  """Evaluations without a better value after which training stops; None never stops early."""
+
+  def improves(self, value: float, best: float | None) -> bool:
+    """Whether `value` is strictly better than the best so far."""
+    if best is None:
+      return value == value  # a NaN is never a best
+    return value < best if self.mode == "min" else value > best
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+  """A complete recipe of a training; every field, at any depth, is a flag."""
+
+  data: DataRecipe
+  """What it learns from."""
+  task: TaskRecipe
+  """What learns, and how."""
+  steps: int
+  """Updates of the parameters."""
+  evaluators: tuple[Evaluator, ...] = ()
+  """What is measured and drawn after training, on the test split."""
+  best: Best = Best()
+  """Which checkpoint is kept as the best."""
+  log_every: int = 50
+  """Steps between two lines of training metrics."""
+  eval_every: int = 250
+  """Steps between two evaluations of the validation split, each followed by a checkpoint."""
+  small: tyro.conf.Suppress[tuple[str, ...]] = ()
+  """Overrides that make a tiny version for tests."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One training of a study."""
+
+  label: str
+  """Row of the study's table; runs of one label are repetitions."""
+  experiment: str
+  """Name of the experiment."""
+  overrides: tuple[str, ...] = ()
+  """As on the command line."""
+  seed: int = 0
+  """Seed of the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """Several runs and what they say together."""
+
+  runs: tuple[Run, ...]
+  summarise: Callable[[Sequence[tuple[Run, Mapping[str, Any]]]], Report]
+  """Runs and their results (`result.json` of their workdirs) -> table and figures."""
+  small: tuple[str, ...] = ()
+  """Further overrides of every run that make a tiny version for tests."""
+
+
+def catalogue(kind: type = Experiment) -> dict[str, Callable]:
+  """Every function of the package `dlcourse.experiments` that returns a `kind`, by "module.function"."""
+  package = importlib.import_module("dlcourse.experiments")
+  found = {}
+  for info in pkgutil.iter_modules(package.__path__):
+    module = importlib.import_module(f"{package.__name__}.{info.name}")
+    found |= {f"{info.name}.{name}": fn for name, fn in _recipes(module, kind)}
+  return found
+
+
+def _recipes(module: ModuleType, kind: type) -> Iterator[tuple[str, Callable]]:
+  for name, function in inspect.getmembers(module, inspect.isfunction):
+    if function.__module__ == module.__name__ and function.__annotations__.get("return") is kind:
+      yield name, function
+
+
+def find(name: str, kind: type = Experiment) -> Callable:
+  """The function behind "module.function" or "path/to/file.py:function".
+
+  Raises:
+    UserError: there is no such experiment or study, or the file cannot be imported.
+  """
+  if ".py:" in name:
+    path, _, function = name.rpartition(":")
+    recipes = dict(_recipes(_import_file(pathlib.Path(path)), kind))
+    if function not in recipes:
+      raise unknown(f"function returning {kind.__name__} in {path}", function, recipes)
+    return recipes[function]
+  module_name, _, function = name.rpartition(".")
+  spec = module_name.isidentifier() and importlib.util.find_spec(f"dlcourse.experiments.{module_name}")
+  recipes = dict(_recipes(importlib.import_module(spec.name), kind)) if spec else {}
+  if function not in recipes:
+    raise unknown(kind.__name__.lower(), name, catalogue(kind))
+  return recipes[function]
+
+
+def _import_file(path: pathlib.Path) -> ModuleType:
+  if not path.is_file():
+    raise UserError(f"no such file: {path}; --experiment takes module.function or FILE.py:function")
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+  except (SyntaxError, ImportError, NameError, TypeError, AttributeError) as error:
+    raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+  return module
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Experiment:
+  """The experiment of that name with "--path.to.field=value" overrides.
+
+  Raises:
+    UserError: no such experiment.
+    SystemExit: with code 2, after tyro has said which override is wrong.
+  """
+  experiment = find(name)()
+  if not overrides:
+    return experiment
+  return tyro.cli(
+    Experiment,
+    prog=f"dlcourse train --experiment={name}",
+    default=experiment,
+    args=list(overrides),
+    config=(tyro.conf.FlagConversionOff,),
+    use_underscores=True,
+  )
+
+
+def resolved(recipe: Any, prefix: str = "") -> dict[str, Any]:
+  """Every field of a recipe at any depth: "path.to.field" -> JSON value, types under "path.to!"."""
+  if dataclasses.is_dataclass(recipe):
+    table = {f"{prefix}!": type(recipe).__name__}
+    for name in _field_names(recipe):
+      table |= resolved(getattr(recipe, name), f"{prefix}.{name}" if prefix else name)
+    return table
+  if isinstance(recipe, tuple) and any(dataclasses.is_dataclass(item) for item in recipe):
+    table = {f"{prefix}!": len(recipe)}
+    for index, item in enumerate(recipe):
+      table |= resolved(item, f"{prefix}.{index}")
+    return table
+  if isinstance(recipe, tuple):
+    return {prefix: list(recipe)}
+  return {prefix: recipe if isinstance(recipe, str | int | float | bool | None) else repr(recipe)}
+
+
+def _field_names(recipe: Any) -> list[str]:
+  hidden = ("parent", "name") if isinstance(recipe, nn.Module) else ("small",)
+  return [field.name for field in dataclasses.fields(recipe) if field.name not in hidden]
+
+
+def differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, tuple]:
+  """path -> (recorded value, current value) where two resolved tables differ."""
+  paths = sorted({*recorded, *current})
+  pairs = {path: (recorded.get(path), current.get(path)) for path in paths}
+  return {path: pair for path, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def with_value(recipe: Any, path: str, value: Any) -> Any:
+  """A copy of a recipe in which the field at "path.to.field" has another value."""
+  head, _, rest = path.partition(".")
+  if isinstance(recipe, tuple):
+    index = int(head)
+    return (*recipe[:index], with_value(recipe[index], rest, value), *recipe[index + 1 :])
+  if rest:
+    value = with_value(getattr(recipe, head), rest, value)
+  elif isinstance(value, list):
+    value = tuple(value)
+  return dataclasses.replace(recipe, **{head: value})

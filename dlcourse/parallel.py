@@ -1,0 +1,296 @@
+"""Devices: the only file that names mesh axes.
+
+Everything above this file is written for one device and a whole batch. Three modes compile the same step:
+
+- `jit` (default): the state replicated, the batch split over the mesh; XLA inserts the reductions;
+- `fsdp`: parameters and optimizer state split too, by the first rule that matches their path (ZeRO-3);
+- `pmap`: one program per device with explicit reductions (`global_sum`, batch norm over `replica_axis()`).
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dlcourse.errors import UserError
+
+PyTree = Any
+Mode = Literal["jit", "fsdp", "pmap"]
+
+DATA = "data"
+_replica_axis: contextvars.ContextVar[str | None] = contextvars.ContextVar("axis", default=None)
+
+# (regular expression on the path of a leaf of the state, how to split it); the first match counts.
+FSDP_RULES = (
+  (r"^\.(params|opt_state|model_state)\b", "largest axis"),
+  (r"^\.(step|rng)$", "replicate"),
+)
+
+
+def replica_axis() -> str | None:
+  """The axis name that a reduction has to name while a step is traced under `pmap`, else None."""
+  return _replica_axis.get()
+
+
+def global_sum(tree: PyTree) -> PyTree:
+  """The sum over all replicas; the identity where one program already sees the whole batch."""
+  axis = replica_axis()
+  return jax.lax.psum(tree, axis) if axis else tree
+
+
+def replica_key(key: jax.Array) -> jax.Array:
+  """A key that differs between replicas; the same key where one program sees the whole batch."""
+  axis = replica_axis()
+  return jax.random.fold_in(key, jax.lax.axis_index(axis)) if axis else key
+
+
+@contextlib.contextmanager
+def _under_axis(name: str):
+  token = _replica_axis.set(name)
+  try:
+    yield
+  finally:
+    _replica_axis.reset(token)
+
+
+def start_distributed(coordinator: str | None, processes: int, process_id: int) -> None:
+  """Joins the other processes of a run; does nothing for a run of one process.
+
+  Args:
+    coordinator: "host:port" of process 0.
+    processes: how many processes the run has.
+    process_id: which one this is, 0-based.
+  """
+  if coordinator is None:
+    return
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")  # no effect on other platforms
+  jax.distributed.initialize(coordinator, processes, process_id)
+
+
+def make_mesh(devices: int | None = None) -> Mesh:
+  """A one-dimensional mesh over the first `devices` devices (None: all of them).
+
+  Axes are Auto: under Explicit ones the scan carry of a Linen RNN does not type-check.
+
+  Raises:
+    UserError: there are not that many devices, or the processes would not share them evenly.
+  """
+  available = jax.devices()
+  count = devices or len(available)
+  if count > len(available):
+    raise UserError(f"--devices={count}, but this run sees {len(available)} {available[0].platform}")
+  if jax.process_count() > 1 and count != len(available):
+    raise UserError("--devices cannot be limited in a run of several processes; leave it out")
+  return jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,), devices=available[:count])
+
+
+def _is_carry(path: tuple) -> bool:
+  """`TrainState.carry` has a leading batch axis and is split like a batch."""
+  return jax.tree_util.keystr(path[:1]) == ".carry"
+
+
+def _split_largest(shape: tuple[int, ...], parts: int) -> PartitionSpec:
+  """Splits the largest axis that `parts` divides; replicates where there is none."""
+  fitting = [axis for axis, size in enumerate(shape) if size % parts == 0 and size >= parts]
+  if not fitting:
+    return PartitionSpec()
+  largest = max(fitting, key=lambda axis: shape[axis])
+  return PartitionSpec(*(DATA if axis == largest else None for axis in range(len(shape))))
+
+
+def state_shardings(state: PyTree, mesh: Mesh, mode: Mode) -> PyTree:
+  """Where each leaf of a `TrainState` lives.
+
+  Args:
+    state: the state, or its shapes.
+    mesh: the devices.
+    mode: only `fsdp` splits what is not the carry.
+
+  Raises:
+    ValueError: a leaf that no rule of `FSDP_RULES` matches.
+  """
+
+  def sharding(path, leaf):
+    name = jax.tree_util.keystr(path)
+    if _is_carry(path):
+      return NamedSharding(mesh, PartitionSpec(DATA))
+    if mode != "fsdp":
+      return NamedSharding(mesh, PartitionSpec())
+    rule = next((how for pattern, how in FSDP_RULES if re.search(pattern, name)), None)
+    if rule is None:
+      raise ValueError(f"no fsdp rule matches {name}")
+    spec = _split_largest(leaf.shape, mesh.size) if rule == "largest axis" else PartitionSpec()
+    return NamedSharding(mesh, spec)
+
+  return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def check_batch(spec: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> None:
+  """Raises a `UserError` where the devices cannot share a batch evenly."""
+  size = next(iter(spec.values())).shape[0]
+  if size % mesh.size:
+    near = max(round(size / mesh.size), 1) * mesh.size
+    raise UserError(f"a batch of {size} cannot be shared by {mesh.size} devices; --data.batch_size={near} can")
+
+
+class Program(NamedTuple):
+  """A `Task` compiled for a mesh: the same functions on host batches, with the same arguments.
+
+  `train_step` and `train_steps` (a list of K batches in one dispatch) donate the state.
+  `state` holds shapes, types *and* shardings, which is what a checkpoint restores into.
+  """
+
+  init: Callable
+  train_step: Callable
+  train_steps: Callable
+  eval_step: Callable
+  predict: Callable
+  generate: Callable | None
+  state: PyTree
+
+
+def compile_task(task, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, mode: Mode) -> Program:
+  """Compiles the functions of a task for a mesh.
+
+  Args:
+    task: a `dlcourse.task.Task`.
+    batch: shapes of one global batch.
+    mesh: from `make_mesh`.
+    mode: how the training step is compiled; everything else is `jit` in every mode.
+  """
+  check_batch(batch, mesh)
+  shapes = jax.eval_shape(task.init, jax.random.key(0), batch)
+  shardings = state_shardings(shapes, mesh, mode)
+  split, whole = NamedSharding(mesh, PartitionSpec(DATA)), NamedSharding(mesh, PartitionSpec())
+  compile_steps = _pmap_steps if mode == "pmap" else _jit_steps
+  train_step, train_steps = compile_steps(task.train_step, shapes, shardings, mesh)
+
+  def on_batches(fn):
+    compiled = jax.jit(fn, in_shardings=(shardings, whole, split), out_shardings=whole)
+    return lambda state, key, batch: compiled(state, key, _place(batch, split))
+
+  def init(key: jax.Array) -> PyTree:
+    return task.init(key, {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()})
+
+  return Program(
+    init=jax.jit(init, out_shardings=shardings, compiler_options=_init_options(mesh)),
+    train_step=train_step,
+    train_steps=train_steps,
+    eval_step=on_batches(task.eval_step),
+    predict=on_batches(task.predict),
+    generate=task.generate
+    and jax.jit(task.generate, in_shardings=(shardings, whole, whole), out_shardings=whole),
+    state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings),
+  )
+
+
+def _init_options(mesh: Mesh) -> dict[str, Any]:
+  """Initialisation runs once: on CPU, compiling it without optimisation takes a third of the time."""
+  if mesh.devices.flat[0].platform != "cpu":
+    return {}
+  return {"xla_backend_optimization_level": 0}
+
+
+def _repeat(step: Callable) -> Callable:
+  """(state, stack of K batches) -> (state, summed metrics): K steps in one dispatch."""
+
+  def steps(state, batches):
+    state, metrics = jax.lax.scan(step, state, batches)
+    return state, jax.tree.map(lambda x: x.sum(axis=0), metrics)
+
+  return steps
+
+
+def _stack(batches: Sequence[Mapping[str, np.ndarray]]) -> PyTree:
+  return jax.tree.map(lambda *rows: np.stack(rows), *batches)
+
+
+def _place(batch: PyTree, sharding: NamedSharding) -> PyTree:
+  """Host batch -> device batch, explicitly: the loop forbids implicit transfers."""
+  if jax.process_count() == 1:
+    return jax.device_put(batch, sharding)
+
+  def own_rows(x):
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+  with jax.transfer_guard_host_to_device("allow"):  # the guard does not know this call as explicit
+    return jax.tree.map(own_rows, batch)
+
+
+def _jit_steps(step: Callable, shapes: PyTree, shardings: PyTree, mesh: Mesh) -> tuple[Callable, Callable]:
+  """(train_step, train_steps) by `jit`: XLA inserts the reductions that the shardings call for."""
+  del shapes
+  one, stack = (
+    NamedSharding(mesh, PartitionSpec(DATA)),
+    NamedSharding(mesh, PartitionSpec(None, DATA)),
+  )
+
+  def compiled(fn, split):
+    return jax.jit(
+      fn,
+      in_shardings=(shardings, split),
+      out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+      donate_argnums=0,
+    )
+
+  jitted, jitted_repeat = compiled(step, one), compiled(_repeat(step), stack)
+  return (
+    lambda state, batch: jitted(state, _place(batch, one)),
+    lambda state, batches: jitted_repeat(state, _place(_stack(batches), stack)),
+  )
+
+
+def _pmap_steps(step: Callable, shapes: PyTree, shardings: PyTree, mesh: Mesh) -> tuple[Callable, Callable]:
+  """(train_step, train_steps) by `pmap`: reductions are explicit, the state keeps its global form."""
+
+  def by_field(carry, rest):
+    names = (field.name for field in dataclasses.fields(shapes))
+    return type(shapes)(**{name: carry if name == "carry" else rest for name in names})
+
+  axes = by_field(0, None)
+
+  def fold(tree, axis):  # [..., B, ...] -> [..., D, B/D, ...]
+    return jax.tree.map(lambda x: x.reshape(*x.shape[:axis], mesh.size, -1, *x.shape[axis + 1 :]), tree)
+
+  def unfold(tree):  # [D, B/D, ...] -> [B, ...]
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+  def reduced(fn):
+    def run(state, batch):
+      with _under_axis(DATA):
+        state, metrics = fn(state, batch)
+      return state, jax.lax.psum(metrics, DATA)
+
+    return run
+
+  def mapped(fn, batch_axis):
+    split = NamedSharding(mesh, PartitionSpec(*(None,) * batch_axis, DATA))
+    program = jax.pmap(
+      reduced(fn),
+      axis_name=DATA,
+      in_axes=(axes, batch_axis),
+      out_axes=(axes, None),
+      devices=None if jax.process_count() > 1 else list(mesh.devices.flat),
+      donate_argnums=0,
+    )
+
+    def run(state, batch):
+      state = state.replace(carry=fold(state.carry, 0))
+      state, metrics = program(state, _place(fold(batch, batch_axis), split))
+      if jax.process_count() > 1:  # what pmap returns is local to a process
+        specs = by_field(PartitionSpec(DATA), PartitionSpec())
+        state = multihost_utils.host_local_array_to_global_array(state, mesh, specs)
+      return state.replace(carry=unfold(state.carry)), metrics
+
+    return run
+
+  one, stack = mapped(step, 0), mapped(_repeat(step), 1)
+  return one, lambda state, batches: stack(state, _stack(batches))

@@ -1,0 +1,133 @@
+"""The figures of a report. Each function returns a matplotlib figure; none touches global state."""
+
+from __future__ import annotations
+
+import pathlib
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+
+GREY, BEST = "0.5", "tab:red"
+
+
+def _figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
+  """An empty figure, in inches. Matplotlib is imported here: it takes a second that training need not wait."""
+  from matplotlib.figure import Figure
+
+  return Figure(figsize=(width, height), layout=layout)
+
+
+def learning_curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], best_step: int | None) -> Figure:
+  """One panel a metric, a line a split, the best step marked.
+
+  Args:
+    rows: lines of `metrics.jsonl`.
+    names: the metrics to draw.
+    best_step: marked by a vertical line where given.
+  """
+  figure = _figure(5.2 * len(names), 3.6)
+  for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+    for split, style in (("train", "-"), ("validation", "o-")):
+      points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
+      if points:
+        axes.plot(*zip(*points, strict=True), style, label=split, markersize=3, linewidth=1.2)
+    if best_step is not None:
+      axes.axvline(best_step, color=BEST, linestyle="--", linewidth=1, label=f"best, step {best_step}")
+    axes.set(xlabel="step", ylabel=name)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+  return figure
+
+
+def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+  """counts [C, C] (rows: labels) coloured by the share of their row, with the numbers in them."""
+  share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+  side = max(4.0, 0.5 * len(classes) + 1.5)
+  figure = _figure(side + 0.8, side)
+  axes = figure.subplots()
+  image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+  figure.colorbar(image, ax=axes, shrink=0.8, label="share of the label")
+  ticks = np.arange(len(classes))
+  axes.set(xlabel="prediction", ylabel="label")
+  axes.set_xticks(ticks, classes, rotation=45 if max(map(len, classes)) > 3 else 0)
+  axes.set_yticks(ticks, classes)
+  if len(classes) <= 25:
+    for i, j in zip(*np.nonzero(counts), strict=True):
+      colour = "white" if share[i, j] > 0.5 else "black"
+      axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour, fontsize=8)
+  return figure
+
+
+def roc_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]]) -> Figure:
+  """name -> (false positive rate, true positive rate, area)."""
+  figure = _figure(5.5, 4.5)
+  axes = figure.subplots()
+  for name, (false, true, area) in curves.items():
+    axes.plot(false, true, label=f"{name} ({area:.4f})", linewidth=1.2)
+  axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
+  axes.set(xlabel="false positive rate", ylabel="true positive rate")
+  axes.grid(alpha=0.3)
+  axes.legend(title="class (area)", frameon=False, fontsize=8, loc="lower right")
+  return figure
+
+
+def labelled_images(images: np.ndarray, titles: Sequence[str], columns: int = 6) -> Figure:
+  """uint8 images [N, H, W, C], each under its title."""
+  rows = -(-len(images) // columns)
+  figure = _figure(1.6 * columns, 1.85 * rows)
+  for index, axes in enumerate(np.atleast_1d(figure.subplots(rows, columns)).flat):
+    axes.set_axis_off()
+    if index < len(images):
+      axes.imshow(images[index].squeeze(), cmap="gray", vmin=0, vmax=255)
+      axes.set_title(titles[index], fontsize=8)
+  return figure
+
+
+def tile(images: np.ndarray, columns: int) -> np.ndarray:
+  """Images [N, H, W, C] in [0, 1] -> one uint8 picture with a one-pixel frame around each."""
+  images = np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
+  images = np.pad(images, ((0, -len(images) % columns), (1, 1), (1, 1), (0, 0)), constant_values=64)
+  count, height, width, channels = images.shape
+  grid = images.reshape(count // columns, columns, height, width, channels)
+  return grid.swapaxes(1, 2).reshape(count // columns * height, columns * width, channels)
+
+
+def image_grid(images: np.ndarray, columns: int = 8) -> Figure:
+  """Images [N, H, W, C] in [0, 1], `columns` a row."""
+  picture = tile(images, min(columns, len(images)))
+  height, width = picture.shape[:2]
+  figure = _figure(6, 6 * height / width, layout=None)
+  axes = figure.add_axes((0, 0, 1, 1))
+  axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+  axes.set_axis_off()
+  return figure
+
+
+def save_image_grid(images: np.ndarray, folder: pathlib.Path) -> list[pathlib.Path]:
+  """Writes `grid.png` and one PNG an image at its own size; returns the files."""
+  files = [folder / "grid.png", *(folder / f"{index:04d}.png" for index in range(len(images)))]
+  columns = max(1, round(len(images) ** 0.5))
+  pictures = [tile(images, columns)]
+  pictures += [np.round(np.clip(image, 0, 1) * 255).astype(np.uint8) for image in images]
+  for file, picture in zip(files, pictures, strict=True):
+    Image.fromarray(picture.squeeze(axis=-1) if picture.shape[-1] == 1 else picture).save(file)
+  return files
+
+
+def text_page(texts: Sequence[str]) -> Figure:
+  """Texts below each other in a fixed-width font, long lines wrapped."""
+  lines = []
+  for number, text in enumerate(texts, 1):
+    lines.append(f"── {number} " + "─" * 66)
+    for line in text.splitlines():
+      lines += textwrap.wrap(line, 72, drop_whitespace=False) or [""]
+  figure = _figure(7, 0.145 * len(lines) + 0.3, layout=None)
+  page = "\n".join(lines).replace("$", r"\$")
+  figure.text(0.02, 0.98, page, family="monospace", fontsize=8.5, va="top")
+  return figure

@@ -1,0 +1,129 @@
+"""The contract of a way of learning, and what every task shares."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlcourse.data.recipe import Spec
+from dlcourse.parallel import global_sum, replica_key
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that training changes: arrays only, so that saving and sharding see nothing else.
+
+  Attributes:
+    step: [] int32, updates made so far.
+    params: what is differentiated.
+    opt_state: of the optimizer(s).
+    model_state: kept but not differentiated: batch statistics, moving averages, codebooks.
+    carry: kept with a leading batch axis and sharded like a batch: hidden states of truncated BPTT.
+    rng: [2] uint32, raw data of the run's key. Never consumed: see `step_key`.
+  """
+
+  step: jax.Array
+  params: PyTree
+  opt_state: PyTree
+  model_state: PyTree
+  carry: PyTree
+  rng: jax.Array
+
+
+class Task(NamedTuple):
+  """A way of learning, as pure functions (in the manner of `optax.GradientTransformation`).
+
+  Attributes:
+    init: (key, batch) -> TrainState.
+    train_step: (state, batch) -> (state, metrics).
+    eval_step: (state, key, batch) -> metrics.
+    predict: (state, key, batch) -> what a person looks at: probabilities, reconstructions.
+    generate: (state, key, request) -> samples; their number is the request's leading axis.
+  """
+
+  init: Callable
+  train_step: Callable
+  eval_step: Callable
+  predict: Callable
+  generate: Callable | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskRecipe:
+  """A choice of task, model and optimizer; subclasses add their fields and say how to build."""
+
+  def build(self, spec: Spec, steps: int) -> Task:
+    """The task for data of this `spec`, trained for `steps` updates."""
+    raise NotImplementedError
+
+
+def complete(model: nn.Module, spec: Spec) -> nn.Module:
+  """Fills in what a model leaves to the data: every field that is None and that `spec` knows by that name."""
+  facts = {
+    field.name: getattr(spec, field.name)
+    for field in dataclasses.fields(model)
+    if field.name not in ("parent", "name")
+    and getattr(model, field.name) is None
+    and getattr(spec, field.name, None) is not None
+  }
+  return model.clone(**facts)
+
+
+def new_state(
+  key: jax.Array,
+  params: PyTree,
+  opt_state: PyTree,
+  model_state: PyTree = None,
+  carry: PyTree = None,
+) -> TrainState:
+  """The state before the first step; `key` becomes the key of all steps."""
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=opt_state,
+    model_state={} if model_state is None else model_state,
+    carry={} if carry is None else carry,
+    rng=jax.random.key_data(key),
+  )
+
+
+def step_key(state: TrainState) -> jax.Array:
+  """The key of this step: a function of (run, step, replica), so that no key needs to be saved."""
+  return replica_key(jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step))
+
+
+def gradient(objective: Callable, params: PyTree) -> tuple[PyTree, Any]:
+  """The gradient of a loss that is a mean over the *global* batch.
+
+  Every objective returns a sum and a weight, and only this function divides: a mean taken inside each
+  replica would weigh tokens by where the padding fell.
+
+  Args:
+    objective: params -> (loss_sum [], weight [], aux), over the part of the batch this program sees.
+    params: where to differentiate.
+
+  Returns:
+    (gradient, aux).
+  """
+
+  def loss(params):
+    total, weight, aux = objective(params)
+    return total / jax.lax.stop_gradient(global_sum(weight)), aux
+
+  grads, aux = jax.grad(loss, has_aux=True)(params)
+  return global_sum(grads), aux
+
+
+def descend(
+  optimizer: optax.GradientTransformation, grads: PyTree, opt_state: PyTree, params: PyTree
+) -> tuple[PyTree, PyTree]:
+  """One update of the optimizer: (params, opt_state)."""
+  updates, opt_state = optimizer.update(grads, opt_state, params)
+  return optax.apply_updates(params, updates), opt_state

@@ -1,0 +1,171 @@
+"""Two networks that learn against each other (Goodfellow et al., 2014; H4.4)."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import optax
+
+from dlcourse import losses, metrics
+from dlcourse.data.recipe import Spec
+from dlcourse.optim import Optimizer
+from dlcourse.task import (
+  Task,
+  TaskRecipe,
+  TrainState,
+  complete,
+  descend,
+  gradient,
+  new_state,
+  step_key,
+)
+
+GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+
+
+def _apply(network: nn.Module, params, stats, inputs):
+  """Runs a network in training mode: (outputs, its new batch statistics)."""
+  variables = {"params": params, **stats}
+  return network.apply(variables, inputs, train=True, mutable=list(stats))
+
+
+def adversarial(
+  networks: dict[str, nn.Module],
+  optimizers: dict[str, optax.GradientTransformation],
+  ema_decay: float,
+  real_label: float,
+  spec: Spec,
+) -> Task:
+  """The non-saturating game (H4.4.1; Goodfellow et al., 2014, section 3) as a task.
+
+  One step updates the discriminator, then the generator against the *new* discriminator, on fresh noise.
+  `eval_step` scores real images and samples of the averaged generator; `predict` gives D(x) in [0, 1];
+  `generate` samples the averaged generator, its request is {"index" [N]}.
+
+  Args:
+    networks: "generator": latents [B, Z] -> images; "discriminator": images -> logits [B].
+    optimizers: one for each.
+    ema_decay: of the generator's moving average, which is what `generate` uses.
+    real_label: target of the discriminator for real images; 0.9 is one-sided smoothing (H4.6.2).
+    spec: of the data.
+  """
+  g, d = networks[GENERATOR], networks[DISCRIMINATOR]
+
+  def latents(key, count):
+    return jax.random.normal(key, (count, g.latent_dim))
+
+  def init(key, batch):
+    key, g_key, d_key, z_key = jax.random.split(key, 4)
+    images = spec.prepare(None, batch)["image"]
+    inputs = {GENERATOR: latents(z_key, images.shape[0]), DISCRIMINATOR: images}
+    keys = {GENERATOR: g_key, DISCRIMINATOR: d_key}
+    variables = {
+      name: dict(network.init(keys[name], inputs[name], train=True)) for name, network in networks.items()
+    }
+    params = {name: v.pop("params") for name, v in variables.items()}
+    opt_state = {name: optimizers[name].init(params[name]) for name in networks}
+    return new_state(key, params, opt_state, variables | {"ema": params[GENERATOR]})
+
+  def discriminator_loss(params, stats, images, fakes, mask):
+    real, stats = _apply(d, params, stats, images)
+    fake, stats = _apply(d, params, stats, fakes)
+    nats = losses.real_fake_nll(real, real_label) + losses.real_fake_nll(fake, 0.0)
+    measured = {
+      "d_loss": metrics.mean(nats, mask),
+      "d_real": metrics.mean(jax.nn.sigmoid(real), mask),
+      "d_fake": metrics.mean(jax.nn.sigmoid(fake), mask),
+    }
+    return measured["d_loss"].total, measured["d_loss"].weight, (measured, stats)
+
+  def generator_loss(params, stats, d_params, d_stats, z, mask):
+    fakes, stats = _apply(g, params, stats, z)
+    fake, _ = _apply(d, d_params, d_stats, fakes)
+    measured = {"g_loss": metrics.mean(losses.real_fake_nll(fake, 1.0), mask)}
+    return measured["g_loss"].total, measured["g_loss"].weight, (measured, stats)
+
+  def update(name, grads, state):
+    return descend(optimizers[name], grads, state.opt_state[name], state.params[name])
+
+  def train_step(state: TrainState, batch):
+    augment_key, d_key, g_key = jax.random.split(step_key(state), 3)
+    batch = spec.prepare(augment_key, batch)
+    images, mask = batch["image"], batch["mask"]
+    stats = state.model_state
+
+    fakes, _ = _apply(g, state.params[GENERATOR], stats[GENERATOR], latents(d_key, mask.shape[0]))
+    grads, (d_measured, d_stats) = gradient(
+      lambda p: discriminator_loss(p, stats[DISCRIMINATOR], images, fakes, mask),
+      state.params[DISCRIMINATOR],
+    )
+    d_params, d_opt = update(DISCRIMINATOR, grads, state)
+
+    z = latents(g_key, mask.shape[0])
+    grads, (g_measured, g_stats) = gradient(
+      lambda p: generator_loss(p, stats[GENERATOR], d_params, d_stats, z, mask),
+      state.params[GENERATOR],
+    )
+    g_params, g_opt = update(GENERATOR, grads, state)
+
+    ema = optax.incremental_update(g_params, stats["ema"], 1.0 - ema_decay)
+    state = state.replace(
+      step=state.step + 1,
+      params={GENERATOR: g_params, DISCRIMINATOR: d_params},
+      opt_state={GENERATOR: g_opt, DISCRIMINATOR: d_opt},
+      model_state={GENERATOR: g_stats, DISCRIMINATOR: d_stats, "ema": ema},
+    )
+    return state, d_measured | g_measured
+
+  def sample(state, z):
+    return g.apply({"params": state.model_state["ema"], **state.model_state[GENERATOR]}, z, train=False)
+
+  def score(state, images):
+    variables = {"params": state.params[DISCRIMINATOR], **state.model_state[DISCRIMINATOR]}
+    return d.apply(variables, images, train=False)
+
+  def eval_step(state, key, batch):
+    real = score(state, spec.prepare(None, batch)["image"])
+    fake = score(state, sample(state, latents(key, real.shape[0])))
+    nats = losses.real_fake_nll(real, 1.0) + losses.real_fake_nll(fake, 0.0)
+    return {
+      "d_loss": metrics.mean(nats, batch["mask"]),
+      "d_real": metrics.mean(jax.nn.sigmoid(real), batch["mask"]),
+      "d_fake": metrics.mean(jax.nn.sigmoid(fake), batch["mask"]),
+      "g_loss": metrics.mean(losses.real_fake_nll(fake, 1.0), batch["mask"]),
+    }
+
+  def predict(state, key, batch):
+    del key
+    return jax.nn.sigmoid(score(state, spec.prepare(None, batch)["image"]))
+
+  def generate(state, key, request):
+    return {"image": spec.unscale(sample(state, latents(key, request["index"].shape[0])))}
+
+  return Task(init, train_step, eval_step, predict, generate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compete(TaskRecipe):
+  """A generative adversarial network; see `adversarial`."""
+
+  generator: nn.Module
+  """Latents to images."""
+  discriminator: nn.Module
+  """Images to one logit."""
+  generator_optimizer: Optimizer
+  """How the generator is trained."""
+  discriminator_optimizer: Optimizer
+  """How the discriminator is trained."""
+  ema_decay: float = 0.999
+  """Decay of the moving average of the generator's weights, which is what samples are drawn from."""
+  real_label: float = 1.0
+  """Label of real images for the discriminator; 0.9 smooths it (H4.6.2)."""
+
+  def build(self, spec: Spec, steps: int) -> Task:
+    """The non-saturating game."""
+    networks = {GENERATOR: self.generator, DISCRIMINATOR: self.discriminator}
+    optimizers = {
+      GENERATOR: self.generator_optimizer.build(steps),
+      DISCRIMINATOR: self.discriminator_optimizer.build(steps),
+    }
+    networks = {name: complete(network, spec) for name, network in networks.items()}
+    return adversarial(networks, optimizers, self.ema_decay, self.real_label, spec)

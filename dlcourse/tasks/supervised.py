@@ -1,0 +1,219 @@
+"""Learning from targets: classification and language modelling (H1.5.1, H3.7).
+
+One builder; the recipes differ in how the model is called and in their `objective`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from dlcourse import metrics
+from dlcourse.data.recipe import Spec
+from dlcourse.optim import Optimizer
+from dlcourse.task import (
+  Task,
+  TaskRecipe,
+  TrainState,
+  complete,
+  descend,
+  gradient,
+  new_state,
+  step_key,
+)
+
+
+def supervised(
+  model: nn.Module,
+  call: Callable,
+  objective: Callable,
+  readout: Callable,
+  optimizer: optax.GradientTransformation,
+  prepare: Callable,
+  initial_carry: Callable[[int], Any] = lambda batch_size: {},
+  generate: Callable | None = None,
+) -> Task:
+  """A task from a model and an objective.
+
+  Args:
+    model: a Linen module.
+    call: (module, carry, batch, train) -> (carry, outputs).
+    objective: (outputs, batch) -> (loss_sum, weight, metrics).
+    readout: outputs -> what a person looks at.
+    optimizer: an optax chain.
+    prepare: `Spec.prepare`.
+    initial_carry: batch size -> what is carried from one batch to the next.
+    generate: see `Task`.
+  """
+
+  def batch_size(batch):
+    return batch["mask"].shape[0]
+
+  def init(key, batch):
+    key, init_key = jax.random.split(key)
+    carry = initial_carry(batch_size(batch))
+    variables = dict(model.init(init_key, carry, prepare(None, batch), False, method=call))
+    params = variables.pop("params")
+    return new_state(key, params, optimizer.init(params), variables, carry)
+
+  def train_step(state: TrainState, batch):
+    augment_key, dropout_key = jax.random.split(step_key(state))
+    batch = prepare(augment_key, batch)
+
+    def loss(params):
+      (carry, outputs), model_state = model.apply(
+        {"params": params, **state.model_state},
+        state.carry,
+        batch,
+        True,
+        method=call,
+        mutable=list(state.model_state),
+        rngs={"dropout": dropout_key},
+      )
+      total, weight, measured = objective(outputs, batch)
+      return total, weight, (measured, model_state, carry)
+
+    grads, (measured, model_state, carry) = gradient(loss, state.params)
+    params, opt_state = descend(optimizer, grads, state.opt_state, state.params)
+    state = state.replace(
+      step=state.step + 1,
+      params=params,
+      opt_state=opt_state,
+      model_state=model_state,
+      carry=jax.lax.stop_gradient(carry),
+    )
+    return state, measured
+
+  def outputs_of(state, batch):
+    batch = prepare(None, batch)
+    variables = {"params": state.params, **state.model_state}
+    carry = initial_carry(batch_size(batch))
+    _, outputs = model.apply(variables, carry, batch, False, method=call)
+    return outputs, batch
+
+  def eval_step(state, key, batch):
+    del key
+    return objective(*outputs_of(state, batch))[2]
+
+  def predict(state, key, batch):
+    del key
+    return readout(outputs_of(state, batch)[0])
+
+  return Task(init, train_step, eval_step, predict, generate)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> tuple:
+  """Softmax cross-entropy as (loss_sum, weight, {loss, accuracy}).
+
+  Args:
+    logits: [..., C].
+    labels: [...] int.
+    mask: [...], 1 = count it.
+  """
+  nats = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  correct = (jnp.argmax(logits, axis=-1) == labels).astype(nats.dtype)
+  measured = {"loss": metrics.mean(nats, mask), "accuracy": metrics.mean(correct, mask)}
+  return measured["loss"].total, measured["loss"].weight, measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Classify(TaskRecipe):
+  """One label an image; `predict` gives probabilities [B, C]."""
+
+  model: nn.Module
+  """The network: images [B, H, W, C] to logits [B, classes]."""
+  optimizer: Optimizer
+  """How it is trained."""
+
+  def build(self, spec: Spec, steps: int) -> Task:
+    """Cross-entropy on the logits (H1.4.2, softmax)."""
+
+    def call(module, carry, batch, train):
+      return carry, module(batch["image"], train=train)
+
+    def objective(logits, batch):
+      return cross_entropy(logits, batch["label"], batch["mask"])
+
+    return supervised(
+      complete(self.model, spec),
+      call,
+      objective,
+      jax.nn.softmax,
+      self.optimizer.build(steps),
+      spec.prepare,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelLanguage(TaskRecipe):
+  """The next symbol from all before it, with truncated back-propagation through time (H3.5.5, H3.11.4).
+
+  The hidden state is carried from batch to batch; `reset` [B] starts a stream anew. `generate` takes
+  {"tokens" [N, T], "given" [N, T], "temperature" [N]}: given tokens are kept, the others sampled.
+  """
+
+  model: nn.Module
+  """The network: (carry, tokens [B, T], reset [B]) to (carry, logits [B, T, V])."""
+  optimizer: Optimizer
+  """How it is trained."""
+
+  def build(self, spec: Spec, steps: int) -> Task:
+    """Cross-entropy per symbol, in nats; padding is masked."""
+    model = complete(self.model, spec)
+
+    def call(module, carry, batch, train):
+      return module(carry, batch["tokens"], batch["reset"], train=train)
+
+    def objective(logits, batch):
+      total, weight, measured = cross_entropy(logits, batch["targets"], batch["mask"])
+      return total, weight, measured | {"perplexity": metrics.Perplexity(total, weight)}
+
+    def generate(state, key, request):
+      variables = {"params": state.params, **state.model_state}
+      return {"tokens": sample_tokens(model, variables, key, request)}
+
+    return supervised(
+      model,
+      call,
+      objective,
+      jax.nn.softmax,
+      self.optimizer.build(steps),
+      spec.prepare,
+      model.initial_carry,
+      generate,
+    )
+
+
+def sample_tokens(model: nn.Module, variables: dict, key: jax.Array, request: dict) -> jax.Array:
+  """Ancestral sampling, one symbol at a time.
+
+  Args:
+    model: as in `ModelLanguage`.
+    variables: of the model.
+    key: one for the whole request.
+    request: tokens [N, T] int32, given [N, T] (1 = keep this token), temperature [N] (0 = greedy).
+
+  Returns:
+    [N, T] int32; the first token is always kept.
+  """
+  tokens, given, temperature = request["tokens"], request["given"], request["temperature"]
+  carry = model.initial_carry(tokens.shape[0])
+  no_reset = jnp.zeros(tokens.shape[0])
+
+  def step(scanned, inputs):
+    carry, token, key = scanned
+    forced, keep = inputs
+    carry, logits = model.apply(variables, carry, token[:, None], no_reset, train=False)
+    key, draw_key = jax.random.split(key)
+    scaled = logits[:, 0] / jnp.maximum(temperature, 1e-6)[:, None]
+    drawn = jax.random.categorical(draw_key, scaled)
+    drawn = jnp.where(temperature > 0, drawn, jnp.argmax(logits[:, 0], axis=-1))
+    token = jnp.where(keep > 0, forced, drawn).astype(tokens.dtype)
+    return (carry, token, key), token
+
+  _, rest = jax.lax.scan(step, (carry, tokens[:, 0], key), (tokens[:, 1:].T, given[:, 1:].T))
+  return jnp.concatenate([tokens[:, :1], rest.T], axis=1)

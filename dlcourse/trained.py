@@ -1,0 +1,112 @@
+"""What starts from a workdir alone: evaluate, sample, report."""
+
+import pathlib
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from dlcourse import workdir
+from dlcourse.checkpoint import Checkpoints, Progress
+from dlcourse.data.recipe import Data
+from dlcourse.errors import UserError
+from dlcourse.evaluators import measure
+from dlcourse.evaluators.samples import Request, draw, save_samples
+from dlcourse.experiment import Experiment
+from dlcourse.parallel import Program, compile_task, make_mesh
+from dlcourse.report.write import write_report
+from dlcourse.task import TrainState
+
+Which = Literal["best", "last"]
+
+
+class Trained(NamedTuple):
+  """A trained experiment, ready to be asked."""
+
+  path: pathlib.Path
+  experiment: Experiment
+  data: Data
+  program: Program
+  state: TrainState
+  progress: Progress
+  record: dict[str, Any]
+
+
+def open_trained(path: pathlib.Path, which: Which = "best", devices: int | None = None) -> Trained:
+  """Rebuilds what a workdir was trained with and restores a checkpoint.
+
+  Args:
+    path: the workdir.
+    which: the best checkpoint (see `Best`) or the last one.
+    devices: how many to use; None: all.
+
+  Raises:
+    UserError: no workdir, no checkpoint yet, or damaged.
+  """
+  experiment, record = workdir.rebuild(path)
+  data = experiment.data.build()
+  task = experiment.task.build(data.spec, experiment.steps)
+  program = compile_task(task, data.spec.batch, make_mesh(devices), "jit")
+  checkpoints = Checkpoints(path / "checkpoints")
+  restored = checkpoints.restore(program.state)
+  if restored is None:
+    raise UserError(f"{path} has no checkpoint yet; train it first (same --experiment and --workdir)")
+  state, progress = restored
+  if which == "best" and progress.best_step not in (None, int(state.step)):
+    state, _ = checkpoints.restore(program.state, progress.best_step)
+  checkpoints.close()
+  return Trained(path, experiment, data, program, state, progress, record)
+
+
+def evaluate(trained: Trained, split: str = "test") -> dict[str, float]:
+  """The metrics of a split, also written to `evaluate_SPLIT.json`."""
+  values = measure(trained.program, trained.state, trained.data, split)
+  if jax.process_index() == 0:
+    row = {"step": int(trained.state.step), "split": split, **values}
+    workdir.write_json(trained.path / f"evaluate_{split}.json", row)
+  return values
+
+
+def sample(trained: Trained, request: Request, seed: int = 0) -> list[pathlib.Path]:
+  """Draws samples and writes them under `samples/`.
+
+  Returns:
+    The files written.
+
+  Raises:
+    UserError: the task does not generate, or not from such a request.
+  """
+  if trained.program.generate is None:
+    raise UserError(f"{trained.record['experiment']} does not generate: its task only predicts")
+  spec = trained.data.spec
+  outputs = draw(trained.program, trained.state, spec, request, jax.random.key(seed))
+  return save_samples(outputs, spec, trained.path / "samples")
+
+
+def report(trained: Trained) -> dict[str, Any]:
+  """Writes `report/` (curves, parameter table, evaluators) and `result.json`, which it returns."""
+  test = measure(trained.program, trained.state, trained.data, "test")
+  rows = workdir.read_metrics(trained.path)
+  result = {
+    "experiment": trained.record["experiment"],
+    "overrides": trained.record["overrides"],
+    "seed": trained.record["seed"],
+    "steps": max((row["step"] for row in rows), default=0),
+    "best_step": trained.progress.best_step,
+    "seconds": round(sum(row.get("seconds", 0.0) for row in rows), 1),
+    "devices": trained.record["devices"],
+    "versions": trained.record["versions"],
+    "test": test,
+  }
+  key = jax.random.key(0)
+  reports = {
+    type(evaluator).__name__: evaluator(
+      trained.program, trained.state, trained.data, jax.random.fold_in(key, index)
+    )
+    for index, evaluator in enumerate(trained.experiment.evaluators)
+  }
+  for evaluated in reports.values():
+    result["test"] |= evaluated.scalars
+  if jax.process_index() == 0:
+    write_report(trained.path, rows, result, reports, trained.state.params, trained.experiment.best)
+    workdir.write_json(trained.path / "result.json", result)
+  return result

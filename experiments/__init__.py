@@ -1,0 +1,1 @@
+"""The experiments of the course, one module per chapter topic (installed as `dlcourse.experiments`)."""

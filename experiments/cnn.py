@@ -1,0 +1,62 @@
+"""Chapter 2 and the lab: image classifiers."""
+
+from dlcourse.data.augment import Shift
+from dlcourse.data.images import Images
+from dlcourse.evaluators.classification import ConfusionMatrix, Roc
+from dlcourse.experiment import Best, Experiment, Run, Study
+from dlcourse.models.lenet import LeNet5
+from dlcourse.models.mlp import MLP
+from dlcourse.optim import AdamW, Sgd
+from dlcourse.study import mean_by_label
+from dlcourse.tasks.supervised import Classify
+
+
+def lenet5() -> Experiment:
+  """LeNet-5 as published (LeCun et al., 1998; H2.10.2) on 5,000 handwritten digits."""
+  return Experiment(
+    data=Images("mnist_5k", batch_size=128, size=32, scale="standard"),
+    task=Classify(LeNet5(activation="tanh"), Sgd(learning_rate=0.05, momentum=0.9, schedule="cosine")),
+    evaluators=(ConfusionMatrix(), Roc()),
+    best=Best("accuracy", mode="max", patience=10),
+    steps=3_000,
+    eval_every=100,
+    small=("--data.batch_size=8", "--steps=2"),
+  )
+
+
+def lenet5_shifts() -> Experiment:
+  """LeNet-5 on digits that move by up to ±2 pixels while it trains."""
+  return Experiment(
+    data=Images("mnist_5k", batch_size=128, size=32, scale="standard", augment=(Shift(2),)),
+    task=Classify(LeNet5(activation="tanh"), Sgd(learning_rate=0.05, momentum=0.9, schedule="cosine")),
+    evaluators=(ConfusionMatrix(), Roc()),
+    best=Best("accuracy", mode="max", patience=None),
+    steps=8_000,
+    eval_every=250,
+    small=("--data.batch_size=8", "--steps=2"),
+  )
+
+
+def mlp() -> Experiment:
+  """The lab's multilayer perceptron with batch norm and dropout (H1.4.5, Practical Work) on digits."""
+  return Experiment(
+    data=Images("mnist_5k", batch_size=128, size=28),
+    task=Classify(MLP(), AdamW(learning_rate=1e-3, schedule="cosine")),
+    evaluators=(ConfusionMatrix(), Roc()),
+    best=Best("accuracy", mode="max", patience=10),
+    steps=2_000,
+    eval_every=100,
+    small=("--data.batch_size=8", "--steps=2"),
+  )
+
+
+def lenet5_seeds() -> Study:
+  """LeNet-5 on 5 stratified folds of the digits, with and without ±2-pixel shifts."""
+  return Study(
+    runs=tuple(
+      Run(label, f"cnn.{name}", (f"--data.fold={fold}",), seed=fold)
+      for label, name in (("plain", "lenet5"), ("shifts", "lenet5_shifts"))
+      for fold in range(5)
+    ),
+    summarise=mean_by_label("accuracy", "loss"),
+  )
