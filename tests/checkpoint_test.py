@@ -1,0 +1,87 @@
+"""Checkpoints: what is kept, what is restored, what a damaged one says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlcourse.checkpoint import Checkpoints, Progress
+from dlcourse.errors import UserError
+from dlcourse.parallel import make_mesh, state_shardings
+from dlcourse.task import new_state
+
+
+def state_at(step, size=16):
+  params = {"w": jnp.arange(size, dtype=jnp.float32) + step, "b": jnp.array(1.5)}
+  return new_state(jax.random.key(3), params, (jnp.zeros(()),), carry=(jnp.ones((8, 2)),)).replace(
+    step=jnp.array(step, jnp.int32)
+  )
+
+
+def shapes(state, devices=1, mode="jit"):
+  shardings = state_shardings(state, make_mesh(devices), mode)
+  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+
+
+def steps_in(folder):
+  return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def test_newest_two_and_the_best_are_kept(tmp_path):
+  checkpoints = Checkpoints(tmp_path / "c")
+  for step in (1, 2, 3, 4, 5):
+    checkpoints.save(state_at(step), Progress(best_step=2 if step >= 2 else 1, best_value=0.5))
+  checkpoints.close()
+  assert steps_in(tmp_path / "c") == [2, 4, 5]
+  assert not (tmp_path / "c" / "trash").exists()
+
+
+def test_the_best_survives_a_restart(tmp_path):
+  first = Checkpoints(tmp_path / "c")
+  for step in (1, 2, 3):
+    first.save(state_at(step), Progress(best_step=1, best_value=0.5, waited=step - 1))
+  first.close()
+  second = Checkpoints(tmp_path / "c")
+  _, progress = second.restore(shapes(state_at(0)))
+  assert progress == Progress(best_step=1, best_value=0.5, waited=2)
+  second.save(state_at(4), Progress(best_step=1, best_value=0.5, waited=3))
+  second.close()
+  assert steps_in(tmp_path / "c") == [1, 3, 4]
+
+
+@pytest.mark.parametrize(("devices", "mode"), [(1, "jit"), (2, "jit"), (8, "fsdp")])
+def test_restores_bit_identical_on_any_devices(tmp_path, devices, mode):
+  checkpoints = Checkpoints(tmp_path / "c")
+  saved = state_at(7)
+  checkpoints.save(jax.device_put(saved, state_shardings(saved, make_mesh(8), "fsdp")), Progress())
+  checkpoints.close()
+  target = shapes(saved, devices, mode)
+  restored, _ = Checkpoints(tmp_path / "c").restore(target)
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(saved), jax.device_get(restored))
+  assert restored.params["w"].sharding == target.params["w"].sharding
+
+
+def test_nothing_to_restore(tmp_path):
+  assert Checkpoints(tmp_path / "none").restore(shapes(state_at(0))) is None
+  assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("damage", ["other network", "missing progress", "empty step", "truncated"])
+def test_a_checkpoint_that_cannot_be_used_says_so_in_one_line(tmp_path, damage):
+  checkpoints = Checkpoints(tmp_path / "c")
+  checkpoints.save(state_at(7), Progress())
+  checkpoints.close()
+  target, step = shapes(state_at(0)), tmp_path / "c" / "7"
+  if damage == "other network":
+    target = shapes(state_at(0, size=24))
+  elif damage == "missing progress":
+    (step / "progress" / "metadata").unlink()
+  elif damage == "empty step":
+    (tmp_path / "c" / "8").mkdir()
+  else:
+    for file in step.glob("state/**/d/*"):
+      file.write_bytes(file.read_bytes()[:10])
+  with pytest.raises(UserError) as refused:
+    Checkpoints(tmp_path / "c").restore(target)
+  assert "\n" not in str(refused.value)
+  assert "damaged or of another network" in str(refused.value)

@@ -1,0 +1,58 @@
+"""Studies: every run once, also after a kill; means with intervals."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from dlcourse import study as study_module
+from dlcourse.experiment import Run, Study
+from dlcourse.study import folders, interval, mean_by_label, run_study
+
+TINY = (
+  "--data.source=digits",
+  "--data.size=8",
+  "--data.batch_size=32",
+  "--task.model.hidden_dims",
+  "8",
+  "--steps=4",
+)
+
+
+def result(accuracy):
+  return {"test": {"accuracy": accuracy}, "seconds": 60.0, "devices": {"count": 1, "kind": "cpu"}}
+
+
+def test_interval_is_students_t():
+  # t(0.975, 4) = 2.776; sd of 1..5 is sqrt(2.5)
+  assert interval([1, 2, 3, 4, 5]) == pytest.approx(2.7764 * math.sqrt(2.5) / math.sqrt(5), rel=1e-4)
+  assert math.isnan(interval([1.0]))
+
+
+def test_mean_by_label_groups_runs():
+  runs = [(Run("a", "x"), result(0.5)), (Run("b", "x"), result(0.1)), (Run("a", "x"), result(0.7))]
+  rows = mean_by_label("accuracy")(runs).tables["summary"]
+  assert [(row["run"], row["n"]) for row in rows] == [("a", 2), ("b", 1)]
+  np.testing.assert_allclose([row["accuracy"] for row in rows], [0.6, 0.1])
+  assert rows[0]["minutes each"] == 1.0
+
+
+def test_every_run_has_its_own_folder():
+  study = Study((Run("a b", "x"), Run("c", "x"), Run("a b", "x")), mean_by_label())
+  assert [folder for _, folder in folders(study)] == ["a_b-0", "c-0", "a_b-1"]
+
+
+def test_a_study_runs_what_is_missing_and_summarises_all(tmp_path, monkeypatch):
+  runs = tuple(Run("mlp", "cnn.mlp", (*TINY, f"--data.fold={fold}"), seed=fold) for fold in range(2))
+  study = Study(runs, mean_by_label("accuracy"))
+  first = run_study(study, tmp_path).tables["summary"]
+  assert first[0]["n"] == 2
+  (tmp_path / "mlp-1" / "result.json").unlink()  # as if killed before its report
+  trained = []
+  original = study_module.train
+  monkeypatch.setattr(study_module, "train", lambda *a: (trained.append(a[3].name), original(*a)))
+  again = run_study(study, tmp_path).tables["summary"]
+  assert trained == ["mlp-1"]
+  assert again[0]["accuracy"] == first[0]["accuracy"]
+  assert json.loads((tmp_path / "study.json").read_text())["tables"]["summary"] == again

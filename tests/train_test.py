@@ -1,0 +1,149 @@
+"""The loop: resumes exactly, stops early, logs once, moves nothing but metrics to the host."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from dlcourse.checkpoint import Progress
+from dlcourse.errors import UserError
+from dlcourse.experiment import Best, load
+from dlcourse.train import Options, gave_up, judge, train
+from dlcourse.trained import evaluate, open_trained, report
+
+NAME = "cnn.mlp"
+OVERRIDES = ["--data.source=digits", "--data.size=8", "--data.batch_size=32", "--task.model.hidden_dims", "16"]
+EVERY = ["--steps=30", "--eval_every=10", "--log_every=5"]
+
+
+def run(path, *more, **options):
+  overrides = [*OVERRIDES, *EVERY, *more]
+  train(NAME, overrides, load(NAME, overrides), path, Options(**{"devices": 1, **options}))
+
+
+def state_of(path, which="last"):
+  return jax.device_get(open_trained(path, which, devices=1).state)
+
+
+def lines(path):
+  return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+class Killed(BaseException):
+  """Stands in for a kill: nothing of the program catches it."""
+
+
+@pytest.fixture
+def killed_at(monkeypatch):
+  """Makes training die in the middle of a step."""
+
+  def arm(step):
+    from dlcourse.data import batches
+
+    original = batches.shuffled
+
+    def dying(arrays, batch_size):
+      batch = original(arrays, batch_size)
+
+      def die(seed, at):
+        if at == step:
+          raise Killed
+        return batch(seed, at)
+
+      return die
+
+    monkeypatch.setattr("dlcourse.data.images.shuffled", dying)
+
+  yield arm
+  monkeypatch.undo()
+
+
+def test_a_killed_run_ends_bit_identical_and_logs_every_step_once(tmp_path, killed_at, monkeypatch):
+  run(tmp_path / "alone")
+  killed_at(17)
+  with pytest.raises(Killed):
+    run(tmp_path / "killed")
+  assert max(row["step"] for row in lines(tmp_path / "killed")) == 15
+  monkeypatch.undo()
+  run(tmp_path / "killed")
+  alone, killed = state_of(tmp_path / "alone"), state_of(tmp_path / "killed")
+  jax.tree.map(np.testing.assert_array_equal, alone, killed)
+
+  def without_time(path):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in lines(path)]
+
+  assert without_time(tmp_path / "alone") == without_time(tmp_path / "killed")
+
+
+def test_two_seeds_differ_and_one_seed_repeats(tmp_path):
+  for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+    run(tmp_path / name, seed=seed)
+  a, b, c = (jax.tree.leaves(state_of(tmp_path / name).params) for name in "abc")
+  assert all((x == y).all() for x, y in zip(a, b, strict=True))
+  assert any((x != y).any() for x, y in zip(a, c, strict=True))
+
+
+def test_several_steps_per_dispatch_train_the_same(tmp_path):
+  run(tmp_path / "one")
+  run(tmp_path / "five", steps_per_dispatch=5)
+  one, five = state_of(tmp_path / "one"), state_of(tmp_path / "five")
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), one.params, five.params)
+
+
+def test_early_stopping_keeps_the_best_checkpoint(tmp_path):
+  # A rate of 0 improves nothing after the first evaluation, so patience runs out two evaluations later.
+  run(
+    tmp_path, "--task.optimizer.learning_rate=0", "--best.patience=2", "--steps=100", "--task.model.norm=False"
+  )
+  trained = open_trained(tmp_path, "last", devices=1)
+  assert int(trained.state.step) == 30
+  assert trained.progress == Progress(best_step=10, best_value=trained.progress.best_value, waited=2)
+  assert int(state_of(tmp_path, "best").step) == 10
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+  run(tmp_path)
+  before = lines(tmp_path)
+  run(tmp_path)
+  assert lines(tmp_path) == before
+
+
+def test_judge_and_patience():
+  best = Best("loss", patience=2)
+  progress = judge(best, Progress(), 10, {"loss": 1.0})
+  progress = judge(best, progress, 20, {"loss": 1.0})
+  assert progress == Progress(best_step=10, best_value=1.0, waited=1)
+  assert gave_up(best, judge(best, progress, 30, {"loss": float("nan")}))
+  assert judge(best, progress, 30, {"loss": 0.5}) == Progress(best_step=30, best_value=0.5)
+  assert judge(Best(None), progress, 30, {}) == Progress(best_step=30)
+
+
+def test_a_misspelt_metric_is_refused_before_the_first_step(tmp_path):
+  with pytest.raises(UserError, match="perhaps you meant 'accuracy'"):
+    run(tmp_path, "--best.metric=acuracy")
+  assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_report_has_curves_parameters_and_what_the_evaluators_say(tmp_path):
+  run(tmp_path)
+  trained = open_trained(tmp_path, devices=1)
+  result = report(trained)
+  assert result["test"]["accuracy"] == evaluate(trained)["accuracy"]
+  assert result["steps"] == 30
+  written = {file.name for file in (tmp_path / "report").iterdir()}
+  assert {"learning_curves.png", "parameters.json", "confusion_matrix.png", "roc.png", "index.md"} <= written
+  counts = [row["count"] for row in json.loads((tmp_path / "report" / "parameters.json").read_text())]
+  assert sum(counts) == 64 * 16 + 2 * 16 + 16 * 10 + 10
+  assert json.loads((tmp_path / "evaluate_test.json").read_text())["accuracy"] == result["test"]["accuracy"]
+
+
+def test_a_run_goes_on_in_another_mode_on_other_devices(tmp_path, killed_at, monkeypatch):
+  run(tmp_path / "alone")
+  killed_at(17)
+  with pytest.raises(Killed):
+    run(tmp_path / "moved", devices=8, parallel="fsdp")
+  monkeypatch.undo()
+  run(tmp_path / "moved", devices=2, parallel="jit")
+  alone, moved = state_of(tmp_path / "alone"), state_of(tmp_path / "moved")
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=3e-4), alone.params, moved.params)
