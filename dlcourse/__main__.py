@@ -131,6 +131,7 @@ class Verb(NamedTuple):
 
 RUN = ("workdir", "seed", "parallel", "devices", "steps_per_dispatch")
 PROCESSES = ("coordinator", "processes", "process_id")
+HELP = ("-h", "--help")
 WORKDIR = ("workdir", "experiment", "checkpoint", "devices")
 VERBS = {
   "train": Verb(train, ("experiment", *RUN, *PROCESSES), fields=True),
@@ -159,23 +160,24 @@ def _help(name: str | None) -> str:
 def _parse(argv: list[str]) -> tuple[Verb, list[str]]:
   """argv -> the verb and what absl did not take (the fields of the experiment)."""
   name = argv[1] if len(argv) > 1 else "--help"
-  if name in ("-h", "--help", "help"):
+  if name in (*HELP, "help"):
     print(_help(None))
     sys.exit(0)
   if name not in VERBS:
     raise unknown("verb", name, VERBS)
-  verb = VERBS[name]
-  try:
-    _, *rest = FLAGS([argv[0], *_named(name, argv[2:])], known_only=True)
+  verb, args = VERBS[name], _named(name, argv[2:])
+  try:  # without --help, which absl would answer itself, with every flag there is
+    _, *rest = FLAGS([argv[0], *(arg for arg in args if arg not in HELP)], known_only=True)
   except flags.Error as error:
     raise UserError(str(error)) from error
   for flag in FLAGS.flag_values_dict():
     if FLAGS[flag].present and flag not in verb.flags and any(flag in v.flags for v in VERBS.values()):
       raise UserError(f"--{flag} is not a flag of `{name}`; see dlcourse {name} --help")
-  if {"-h", "--help"} & set(rest):
+  if set(HELP) & set(args):
     print(_help(name))
     if not (verb.fields and FLAGS.experiment):
       sys.exit(0)
+    rest.append("--help")  # for the fields of the experiment
   elif rest and not verb.fields:
     raise unknown(f"flag of `{name}`", rest[0].split("=")[0], (f"--{flag}" for flag in verb.flags))
   return verb, rest

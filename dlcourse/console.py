@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dlcourse.evaluators import Report
 from dlcourse.experiment import Experiment, Study, catalogue
@@ -28,7 +29,8 @@ def _table(rows: list[Mapping[str, Any]], title: str | None = None) -> Table:
     table.add_column(column)
   for row in rows:
     values = (row.get(column.header, "") for column in table.columns)
-    table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values))
+    texts = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in values)
+    table.add_row(*(Text(text) for text in texts))  # as it is, with no markup
   return table
 
 
@@ -39,20 +41,22 @@ def show_values(values: Mapping[str, float], title: str) -> None:
 
 def show_files(files: list[pathlib.Path]) -> None:
   """The files that were written."""
-  _console().print(f"{len(files)} files in {files[0].parent}, first {files[0].name}", highlight=False)
+  _console().print(f"{len(files)} files in {files[0].parent}, first {files[0].name}", markup=False)
 
 
 def show_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
   """Test metrics of a run, and where its report is."""
   show_values(result["test"], f"test, step {result['best_step']}")
-  _console().print(f"{result['seconds']:.1f} s of training; report: {path / 'report' / 'index.md'}")
+  _console().print(
+    f"{result['seconds']:.1f} s of training; report: {path / 'report' / 'index.md'}", markup=False
+  )
 
 
 def show_study(path: pathlib.Path, summary: Report) -> None:
   """The tables of a study."""
   for name, rows in summary.tables.items():
     _console().print(_table(rows, name))
-  _console().print(f"in {path}")
+  _console().print(f"in {path}", markup=False)
 
 
 def show_catalogue() -> None:

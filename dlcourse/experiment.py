@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import pathlib
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Literal
@@ -24,7 +25,7 @@ class Best:
   """Which checkpoint is the best one, and when to give up waiting for a better one (H1.4.5)."""
 
   metric: str | None = "loss"
-  """A metric of the validation split or a scalar of an evaluator; None: the last checkpoint is the best."""
+  """A metric of the validation split; None: the last checkpoint is the best."""
   mode: Literal["min", "max"] = "min"
   """Whether smaller or larger is better."""
   patience: int | None = None
@@ -96,7 +97,9 @@ def catalogue(kind: type = Experiment) -> dict[str, Callable]:
 
 def _recipes(module: ModuleType, kind: type) -> Iterator[tuple[str, Callable]]:
   for name, function in inspect.getmembers(module, inspect.isfunction):
-    if function.__module__ == module.__name__ and function.__annotations__.get("return") is kind:
+    if function.__module__ != module.__name__:
+      continue
+    if inspect.get_annotations(function, eval_str=True).get("return") is kind:
       yield name, function
 
 
@@ -122,9 +125,9 @@ def find(name: str, kind: type = Experiment) -> Callable:
 
 def _import_file(path: pathlib.Path) -> ModuleType:
   if not path.is_file():
-    raise UserError(f"no such file: {path}; --experiment takes module.function or FILE.py:function")
+    raise UserError(f"no such file: {path}; a recipe is named MODULE.FUNCTION or FILE.py:FUNCTION")
   spec = importlib.util.spec_from_file_location(path.stem, path)
-  module = importlib.util.module_from_spec(spec)
+  module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
   try:
     spec.loader.exec_module(module)
   except (SyntaxError, ImportError, NameError, TypeError, AttributeError) as error:

@@ -140,7 +140,7 @@ class RmsProp(Optimizer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaGrad(Optimizer):
-  """AdaGrad (Duchi et al., 2011; H1.4.4)."""
+  """AdaGrad (Duchi et al., 2011; H1.4.4); the sum of squares starts at 0.1, as in optax."""
 
   learning_rate: float = 1e-2
 

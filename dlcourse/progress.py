@@ -39,7 +39,8 @@ class Display:
   def __enter__(self) -> "Display":
     self._bar.start()
     if self._step:
-      self.note(f"going on from step {self._step}")
+      done = self._step >= self._steps
+      self.note("already trained to its end" if done else f"going on from step {self._step}")
     return self
 
   def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -68,4 +69,4 @@ class Display:
 
   def note(self, text: str) -> None:
     """One line for the person, above the bar."""
-    self._console.print(text, highlight=False)
+    self._console.print(text, highlight=False, markup=False)

@@ -99,25 +99,30 @@ def step_key(state: TrainState) -> jax.Array:
   return replica_key(jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step))
 
 
-def gradient(objective: Callable, params: PyTree) -> tuple[PyTree, Any]:
-  """The gradient of a loss that is a mean over the *global* batch.
+def local_gradient(objective: Callable, at: PyTree) -> tuple[PyTree, Any]:
+  """This replica's part of the gradient of a loss that is a mean over the *global* batch.
 
   Every objective returns a sum and a weight, and only this function divides: a mean taken inside each
   replica would weigh tokens by where the padding fell.
 
   Args:
-    objective: params -> (loss_sum [], weight [], aux), over the part of the batch this program sees.
-    params: where to differentiate.
+    objective: at -> (loss_sum [], weight [], aux), over the part of the batch this program sees.
+    at: where to differentiate.
 
   Returns:
-    (gradient, aux).
+    (gradient, aux); `global_sum` of the gradient is the whole one.
   """
 
-  def loss(params):
-    total, weight, aux = objective(params)
+  def loss(at):
+    total, weight, aux = objective(at)
     return total / jax.lax.stop_gradient(global_sum(weight)), aux
 
-  grads, aux = jax.grad(loss, has_aux=True)(params)
+  return jax.grad(loss, has_aux=True)(at)
+
+
+def gradient(objective: Callable, params: PyTree) -> tuple[PyTree, Any]:
+  """The gradient of a loss that is a mean over the global batch; see `local_gradient`."""
+  grads, aux = local_gradient(objective, params)
   return global_sum(grads), aux
 
 

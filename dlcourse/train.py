@@ -62,12 +62,13 @@ def train(
   Raises:
     UserError: the workdir, the data or the devices cannot be used.
   """
+  data = experiment.data.build()
+  task = experiment.task.build(data.spec, experiment.steps)
+  program = compile_task(task, data.spec.batch, make_mesh(options.devices), options.parallel)
+  _check_best(experiment.best, task, program, data)
+  # Only now: a command that cannot be carried out must not leave its record in the way of the right one.
   workdir.create(path, workdir.new_record(name, overrides, options.seed, experiment))
   with workdir.locked(path):
-    data = experiment.data.build()
-    task = experiment.task.build(data.spec, experiment.steps)
-    program = compile_task(task, data.spec.batch, make_mesh(options.devices), options.parallel)
-    _check_best(experiment.best, task, program, data)
     checkpoints = Checkpoints(path / "checkpoints")
     try:
       restored = checkpoints.restore(program.state)

@@ -50,6 +50,9 @@ def read_json(path: pathlib.Path) -> Any:
 def new_record(name: str, overrides: list[str], seed: int, experiment: Experiment) -> dict[str, Any]:
   """What `experiment.json` holds."""
   device = jax.devices()[0]
+  if ".py:" in name:  # a person's own file has to be found from any folder
+    file, _, function = name.rpartition(":")
+    name = f"{pathlib.Path(file).resolve()}:{function}"
   return {
     "experiment": name,
     "overrides": overrides,
@@ -80,7 +83,7 @@ def create(path: pathlib.Path, record: Mapping[str, Any]) -> None:
 def _create(path: pathlib.Path, record: Mapping[str, Any]) -> None:
   try:
     path.mkdir(parents=True, exist_ok=True)
-    others = [entry.name for entry in path.iterdir() if entry.name != ".lock"]
+    others = [entry.name for entry in path.iterdir() if entry.name not in (".lock", "experiment.tmp")]
     if not os.access(path, os.W_OK):
       raise PermissionError(13, "no permission to write")
   except OSError as error:
@@ -193,7 +196,7 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
   if not log.exists():
     return []
   rows = []
-  for line in log.read_text().splitlines():
+  for line in log.read_text(errors="replace").splitlines():
     with contextlib.suppress(ValueError):
       rows.append(json.loads(line))
   return [row for row in rows if isinstance(row, dict) and "step" in row and "split" in row]

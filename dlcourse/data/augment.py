@@ -26,11 +26,13 @@ class Shift(Augmentation):
   """
 
   pixels: int = 2
-  """Largest shift, in pixels."""
+  """Largest shift, in pixels; 0 does nothing."""
 
   def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
     """A crop at a random place of the zero-padded image."""
     p = self.pixels
+    if not p:
+      return images
     padded = jnp.pad(images, ((0, 0), (p, p), (p, p), (0, 0)))
     corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * p + 1)
 

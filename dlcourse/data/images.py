@@ -91,8 +91,8 @@ class Images(DataRecipe):
       splits |= {"train": _rows(whole, ~test), "test": _rows(whole, test)}
     if "validation" not in splits:
       train = splits["train"]
-      every = round(1 / self.validation)
-      held_out = _stratified(train["label"], self.split_seed + 1) % every == 0
+      ranks, share = _stratified(train["label"], self.split_seed + 1), self.validation
+      held_out = np.floor((ranks + 1) * share) > np.floor(ranks * share)  # evenly spread ranks
       splits |= {"train": _rows(train, ~held_out), "validation": _rows(train, held_out)}
     empty = [name for name, part in splits.items() if not len(part["label"])]
     if empty:

@@ -105,7 +105,9 @@ class Reconstructions(Evaluator):
     columns = min(8, count)
     rows = []
     for start in range(0, count, columns):
-      rows += [originals[start : start + columns], made[start : start + columns][: count - start]]
+      for pictures in (originals, made[:count]):
+        row = pictures[start : start + columns]
+        rows.append(np.pad(row, [(0, columns - len(row))] + [(0, 0)] * 3))  # the last row may be short
     figure = image_grid(np.concatenate(rows), columns=columns)
     return Report(figures={"reconstructions": figure})
 

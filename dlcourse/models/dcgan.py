@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from dlcourse.errors import UserError
 from dlcourse.models.convolution import Conv, ConvTranspose
 from dlcourse.models.layers import batch_norm
 
@@ -21,7 +22,7 @@ def _doublings(side: int) -> int:
   """How often 4 doubles to the image's side; the architecture exists for such sides only."""
   count = int(np.log2(side / 4)) if side >= 8 else 0
   if 4 * 2**count != side or not count:
-    raise ValueError(f"DCGAN makes images of side 8, 16, 32, 64 …, not {side}; set --data.size")
+    raise UserError(f"DCGAN makes images of side 8, 16, 32, 64 …, not {side}; set --data.size")
   return count
 
 

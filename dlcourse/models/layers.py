@@ -18,7 +18,7 @@ def activate(name: Activation, x: jax.Array) -> jax.Array:
   """
   if name not in get_args(Activation):
     raise ValueError(f"activation {name!r} is none of {', '.join(get_args(Activation))}")
-  return getattr(nn, name)(x)
+  return nn.gelu(x, approximate=False) if name == "gelu" else getattr(nn, name)(x)
 
 
 def batch_norm(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlcourse.errors import UserError
 from dlcourse.models.convolution import Conv, conv_general_dilated
 from dlcourse.models.layers import Activation, activate
 
@@ -80,6 +81,8 @@ class LeNet5(nn.Module):
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """x [B, 32, 32, C] -> logits [B, num_classes]."""
     del train  # no dropout, no statistics
+    if x.shape[1:3] != (32, 32):
+      raise UserError(f"LeNet-5 takes images of 32x32, not {x.shape[1]}x{x.shape[2]}; set --data.size=32")
     x = activate(self.activation, Conv(6, (5, 5), padding="VALID", name="C1")(x))  # [B, 28, 28, 6]
     x = activate(self.activation, Subsample(name="S2")(x))  # [B, 14, 14, 6]
     x = activate(self.activation, TableConv(C3_TABLE, name="C3")(x))  # [B, 10, 10, 16]

@@ -4,11 +4,14 @@ import dataclasses
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 
 from dlcourse import losses, metrics
 from dlcourse.data.recipe import Spec
+from dlcourse.errors import UserError
 from dlcourse.optim import Optimizer
+from dlcourse.parallel import global_sum
 from dlcourse.task import (
   Task,
   TaskRecipe,
@@ -16,6 +19,7 @@ from dlcourse.task import (
   complete,
   descend,
   gradient,
+  local_gradient,
   new_state,
   step_key,
 )
@@ -38,7 +42,8 @@ def adversarial(
 ) -> Task:
   """The non-saturating game (H4.4.1; Goodfellow et al., 2014, section 3) as a task.
 
-  One step updates the discriminator, then the generator against the *new* discriminator, on fresh noise.
+  One step draws one batch of fakes, updates the discriminator on it, then the generator against the *new*
+  discriminator through the same fakes: each network runs forward no more often than it has to.
   `eval_step` scores real images and samples of the averaged generator; `predict` gives D(x) in [0, 1];
   `generate` samples the averaged generator, its request is {"index" [N]}.
 
@@ -49,6 +54,8 @@ def adversarial(
     real_label: target of the discriminator for real images; 0.9 is one-sided smoothing (H4.6.2).
     spec: of the data.
   """
+  if not np.allclose(spec.unscale(np.array([[-1.0], [1.0]])), [[0.0], [1.0]]):
+    raise UserError("the generator makes pixels in [-1, 1]; set --data.scale=symmetric")
   g, d = networks[GENERATOR], networks[DISCRIMINATOR]
 
   def latents(key, count):
@@ -77,34 +84,32 @@ def adversarial(
     }
     return measured["d_loss"].total, measured["d_loss"].weight, (measured, stats)
 
-  def generator_loss(params, stats, d_params, d_stats, z, mask):
-    fakes, stats = _apply(g, params, stats, z)
+  def generator_loss(fakes, d_params, d_stats, mask):
     fake, _ = _apply(d, d_params, d_stats, fakes)
     measured = {"g_loss": metrics.mean(losses.real_fake_nll(fake, 1.0), mask)}
-    return measured["g_loss"].total, measured["g_loss"].weight, (measured, stats)
+    return measured["g_loss"].total, measured["g_loss"].weight, measured
 
   def update(name, grads, state):
     return descend(optimizers[name], grads, state.opt_state[name], state.params[name])
 
   def train_step(state: TrainState, batch):
-    augment_key, d_key, g_key = jax.random.split(step_key(state), 3)
+    augment_key, latent_key = jax.random.split(step_key(state))
     batch = spec.prepare(augment_key, batch)
     images, mask = batch["image"], batch["mask"]
-    stats = state.model_state
+    z, stats = latents(latent_key, mask.shape[0]), state.model_state
 
-    fakes, _ = _apply(g, state.params[GENERATOR], stats[GENERATOR], latents(d_key, mask.shape[0]))
+    fakes, through_generator, g_stats = jax.vjp(
+      lambda p: _apply(g, p, stats[GENERATOR], z), state.params[GENERATOR], has_aux=True
+    )
     grads, (d_measured, d_stats) = gradient(
       lambda p: discriminator_loss(p, stats[DISCRIMINATOR], images, fakes, mask),
       state.params[DISCRIMINATOR],
     )
     d_params, d_opt = update(DISCRIMINATOR, grads, state)
 
-    z = latents(g_key, mask.shape[0])
-    grads, (g_measured, g_stats) = gradient(
-      lambda p: generator_loss(p, stats[GENERATOR], d_params, d_stats, z, mask),
-      state.params[GENERATOR],
-    )
-    g_params, g_opt = update(GENERATOR, grads, state)
+    on_fakes, g_measured = local_gradient(lambda fakes: generator_loss(fakes, d_params, d_stats, mask), fakes)
+    (grads,) = through_generator(on_fakes)
+    g_params, g_opt = update(GENERATOR, global_sum(grads), state)
 
     ema = optax.incremental_update(g_params, stats["ema"], 1.0 - ema_decay)
     state = state.replace(

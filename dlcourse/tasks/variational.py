@@ -4,10 +4,12 @@ import dataclasses
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 
 from dlcourse import losses, metrics
 from dlcourse.data.recipe import Spec
+from dlcourse.errors import UserError
 from dlcourse.optim import Optimizer
 from dlcourse.task import (
   Task,
@@ -34,6 +36,9 @@ def variational(model: nn.Module, beta: float, optimizer: optax.GradientTransfor
     optimizer: an optax chain.
     spec: of the data.
   """
+
+  if not np.allclose(spec.unscale(np.array([[0.0], [1.0]])), [[0.0], [1.0]]):
+    raise UserError("a Bernoulli pixel is a number in [0, 1]; set --data.scale=unit")
 
   def init(key, batch):
     key, init_key, latent_key = jax.random.split(key, 3)

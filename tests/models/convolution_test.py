@@ -34,6 +34,8 @@ CASES = {
                                      (1, 1), (1, 1)),
 }  # fmt: skip
 
+COVERED = ((3, 5, 4, 6), (5, 4, 6, 7), (2, 1), "VALID", (1, 1), (1, 1))
+
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())
 def case(request):
@@ -86,6 +88,16 @@ def test_gradients_equal_lax(case, order):
   actual = jax.jit(order(ours, options))(x, kernel)
   expected = jax.jit(order(reference, options))(x, kernel)
   assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("order", [first_order, second_order])
+def test_kernel_that_covers_its_input(order):
+  shape, kernel_shape, *options = COVERED
+  x, kernel = normal(0, shape), normal(1, kernel_shape)
+  assert_close(ours(x, kernel, options), reference(x, kernel, options))
+  assert_close(order(ours, options)(x, kernel), order(reference, options)(x, kernel))
+  if platform.canonical_convolutions():
+    assert layouts(order(ours, options), x, kernel) == set()
 
 
 def test_gradients_inside_scan(case):

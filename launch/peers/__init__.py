@@ -1,0 +1,95 @@
+"""The same training steps in PyTorch (eager) and in Keras 3 on JAX, for `benchmark.py`.
+
+`step(framework, name)` builds a network with its optimizer and returns a function that does one
+training step on fixed random data. Networks, losses, batch sizes and optimizers are equal across
+frameworks (initial weights are not: they cost no time). Each framework is written the way its own
+guides write it, and nothing the other frameworks leave out is computed.
+
+Frameworks are imported inside functions: a process that times one must not load another, since
+each brings its own thread pools and allocator habits.
+
+Needs the extra `parity`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+Step = Callable[[], None]
+
+FRAMEWORKS = ("torch", "keras")
+SLICES = ("lenet5", "lstm", "gru", "char_lstm", "dcgan", "vae")
+
+HIDDEN = 128  # units of `lstm` and `gru`
+SYMBOLS, EMBEDDING, CHAR_HIDDEN = 84, 64, 256  # `char_lstm`
+LATENT, BASE = 64, 64  # `dcgan`: length of the noise, channels of the widest feature map
+CODE, VAE_HIDDEN = 20, 400  # `vae`
+
+
+def step(framework: str, name: str) -> Step:
+  """A function that does one training step and returns when it is done.
+
+  Args:
+    framework: one of `FRAMEWORKS`.
+    name: one of `SLICES`.
+
+  Raises:
+    KeyError: there is no such slice.
+  """
+  if framework == "torch":
+    from peers import torch_steps as steps
+  else:
+    from peers import keras_steps as steps
+  return steps.BUILDERS[name](*batch(name))
+
+
+def batch(name: str) -> tuple[np.ndarray, ...]:
+  """The fixed random batch of a slice.
+
+  Returns:
+    lenet5: images [128, 32, 32, 1], labels [128]; lstm, gru: inputs and targets [64, 128, 64];
+    char_lstm: symbols and the symbols that follow [32, 128]; dcgan: images [64, 32, 32, 1] in
+    [-1, 1]; vae: binary images [128, 784]. Floats are float32, integers int32.
+  """
+  rng = np.random.default_rng(0)
+  normal = partial(rng.standard_normal, dtype=np.float32)
+  if name == "lenet5":
+    return normal((128, 32, 32, 1)), rng.integers(10, size=128, dtype=np.int32)
+  if name == "char_lstm":
+    text = rng.integers(SYMBOLS, size=(32, 129), dtype=np.int32)
+    return text[:, :-1], text[:, 1:]
+  if name == "dcgan":
+    return (np.tanh(normal((64, 32, 32, 1))),)
+  if name == "vae":
+    return ((normal((128, 784)) > 0).astype(np.float32),)
+  return normal((64, 128, 64)), normal((64, 128, 64))
+
+
+def flops(name: str) -> int:
+  """Floating-point operations of one training step, counted by hand.
+
+  Two per multiply-add of a matrix product or convolution; element-wise work is not counted. A layer
+  costs its forward pass three times (forward, input gradient, weight gradient), except that the
+  first needs no input gradient. (XLA's own count takes the body of a scan once.)
+  """
+  if name in ("lstm", "gru"):
+    gates = {"lstm": 4, "gru": 3}[name]
+    first, rest = 64 * gates * HIDDEN, gates * HIDDEN**2 + HIDDEN * 64
+    return 2 * 64 * 128 * (2 * first + 3 * rest)
+  if name == "char_lstm":
+    layers = 4 * CHAR_HIDDEN * (EMBEDDING + CHAR_HIDDEN) + CHAR_HIDDEN * SYMBOLS
+    return 2 * 32 * 128 * 3 * layers  # the embedding below is a look-up and has a gradient
+  if name == "dcgan":
+    dense, wide = LATENT * 16 * 4 * BASE, 2 * (16 * 16) * (4 * BASE) * (2 * BASE)
+    image = 16 * 16 * 16 * BASE
+    generator = 3 * (dense + wide + image) - dense
+    discriminator = image + wide + 16 * 4 * BASE
+    return 2 * 64 * (generator + 2 * (3 * discriminator - image) + 2 * discriminator)
+  if name == "vae":
+    first = 784 * VAE_HIDDEN
+    rest = VAE_HIDDEN * 2 * CODE + CODE * VAE_HIDDEN + VAE_HIDDEN * 784
+    return 2 * 128 * (2 * first + 3 * rest)
+  first = 28 * 28 * 25 * 6
+  rest = 10 * 10 * 25 * 6 * 16 + 25 * 16 * 120 + 120 * 84 + 84 * 10
+  return 2 * 128 * (2 * first + 3 * rest)

@@ -1,0 +1,145 @@
+"""The slices in PyTorch, eager. Images are [batch, channels, height, width], its default."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from peers import BASE, CHAR_HIDDEN, CODE, EMBEDDING, HIDDEN, LATENT, SYMBOLS, VAE_HIDDEN, Step
+
+
+def _torch_step(optimizer: Any, loss: Callable[[], Any]) -> Step:
+  def train() -> None:
+    optimizer.zero_grad()
+    loss().backward()
+    optimizer.step()
+
+  return train
+
+
+def _torch_images(images: np.ndarray) -> Any:
+  import torch
+
+  return torch.tensor(images).permute(0, 3, 1, 2).contiguous()
+
+
+def _torch_lenet5(images: np.ndarray, labels: np.ndarray) -> Step:
+  import torch
+  from torch import nn
+
+  class Subsample(nn.Module):
+    def __init__(self, channels: int):
+      super().__init__()
+      self.coefficient = nn.Parameter(torch.ones(channels, 1, 1))
+      self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+      return nn.functional.avg_pool2d(x, 2) * self.coefficient + self.bias
+
+  net = nn.Sequential(
+    nn.Conv2d(1, 6, 5), nn.Tanh(), Subsample(6), nn.Tanh(),
+    nn.Conv2d(6, 16, 5), nn.Tanh(), Subsample(16), nn.Tanh(),
+    nn.Conv2d(16, 120, 5), nn.Tanh(), nn.Flatten(),
+    nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, 10),
+  )  # fmt: skip
+  x, y = _torch_images(images), torch.tensor(labels).long()
+  optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+  return _torch_step(optimizer, lambda: nn.functional.cross_entropy(net(x), y))
+
+
+def _torch_recurrent(layer: str, inputs: np.ndarray, targets: np.ndarray) -> Step:
+  import torch
+  from torch import nn
+
+  recurrent = getattr(nn, layer)(64, HIDDEN, batch_first=True)
+  dense = nn.Linear(HIDDEN, 64)
+  x, y = torch.tensor(inputs), torch.tensor(targets)
+  optimizer = torch.optim.Adam([*recurrent.parameters(), *dense.parameters()])
+  return _torch_step(optimizer, lambda: nn.functional.mse_loss(dense(recurrent(x)[0]), y))
+
+
+def _torch_char_lstm(symbols: np.ndarray, following: np.ndarray) -> Step:
+  import torch
+  from torch import nn
+
+  embedding = nn.Embedding(SYMBOLS, EMBEDDING)
+  recurrent = nn.LSTM(EMBEDDING, CHAR_HIDDEN, batch_first=True)
+  dense = nn.Linear(CHAR_HIDDEN, SYMBOLS)
+  x, y = torch.tensor(symbols).long(), torch.tensor(following).long()
+  layers = (embedding, recurrent, dense)
+  optimizer = torch.optim.Adam([p for layer in layers for p in layer.parameters()])
+
+  def loss() -> torch.Tensor:
+    logits = dense(recurrent(embedding(x))[0])
+    return nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
+
+  return _torch_step(optimizer, loss)
+
+
+def _torch_dcgan(images: np.ndarray) -> Step:
+  import torch
+  from torch import nn
+
+  b = BASE
+  generator = nn.Sequential(
+    nn.Linear(LATENT, 16 * 4 * b, bias=False), nn.Unflatten(1, (4 * b, 4, 4)),
+    nn.BatchNorm2d(4 * b), nn.ReLU(),
+    nn.ConvTranspose2d(4 * b, 2 * b, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * b), nn.ReLU(),
+    nn.ConvTranspose2d(2 * b, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(),
+    nn.ConvTranspose2d(b, 1, 4, 2, 1), nn.Tanh(),
+  )  # fmt: skip
+  discriminator = nn.Sequential(
+    nn.Conv2d(1, b, 4, 2, 1), nn.LeakyReLU(0.2),
+    nn.Conv2d(b, 2 * b, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * b), nn.LeakyReLU(0.2),
+    nn.Conv2d(2 * b, 4 * b, 4, 2, 1, bias=False), nn.BatchNorm2d(4 * b), nn.LeakyReLU(0.2),
+    nn.Flatten(), nn.Linear(16 * 4 * b, 1),
+  )  # fmt: skip
+  adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999))
+  g_optimizer, d_optimizer = adam(generator.parameters()), adam(discriminator.parameters())
+  real = _torch_images(images)
+  softplus = nn.functional.softplus  # BCE with logits for target 0, and negated for target 1
+
+  def train() -> None:
+    fake = generator(torch.randn(len(real), LATENT))
+    d_optimizer.zero_grad()
+    d_loss = softplus(-discriminator(real)).mean() + softplus(discriminator(fake.detach())).mean()
+    d_loss.backward()
+    d_optimizer.step()
+
+    g_optimizer.zero_grad()
+    discriminator.requires_grad_(False)  # or its unused weight gradients are computed too
+    softplus(-discriminator(fake)).mean().backward()
+    discriminator.requires_grad_(True)
+    g_optimizer.step()
+
+  return train
+
+
+def _torch_vae(images: np.ndarray) -> Step:
+  import torch
+  from torch import nn
+
+  encoder = nn.Sequential(nn.Linear(784, VAE_HIDDEN), nn.ReLU(), nn.Linear(VAE_HIDDEN, 2 * CODE))
+  decoder = nn.Sequential(nn.Linear(CODE, VAE_HIDDEN), nn.ReLU(), nn.Linear(VAE_HIDDEN, 784))
+  x = torch.tensor(images)
+  optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()])
+
+  def loss() -> torch.Tensor:
+    mean, log_var = encoder(x).chunk(2, dim=1)
+    logits = decoder(mean + torch.exp(log_var / 2) * torch.randn_like(mean))
+    error = nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+    divergence = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).sum()
+    return (error + divergence) / len(x)
+
+  return _torch_step(optimizer, loss)
+
+
+BUILDERS = {
+  "lenet5": _torch_lenet5,
+  "lstm": partial(_torch_recurrent, "LSTM"),
+  "gru": partial(_torch_recurrent, "GRU"),
+  "char_lstm": _torch_char_lstm,
+  "dcgan": _torch_dcgan,
+  "vae": _torch_vae,
+}

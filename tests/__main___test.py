@@ -1,0 +1,182 @@
+"""The command line, mostly in this process: a start of Python with JAX costs seconds."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+from dlcourse.__main__ import VERBS, main
+from dlcourse.experiment import Experiment, Study, catalogue
+
+OWN_FILE = '''
+"""One's own."""
+
+from dlcourse.data.images import Images
+from dlcourse.experiment import Best, Experiment
+from dlcourse.models.mlp import MLP
+from dlcourse.optim import Sgd
+from dlcourse.tasks.supervised import Classify
+
+
+def net() -> Experiment:
+  """A tiny network."""
+  return Experiment(
+    data=Images("digits", size=8, batch_size=64),
+    task=Classify(MLP(hidden_dims=(4,), norm=False), Sgd(learning_rate=0.1)),
+    best=Best("accuracy", mode="max"),
+    steps=2)
+'''
+
+
+@pytest.fixture
+def dlcourse(monkeypatch, capsys, tmp_path):
+  """Runs a command in an empty folder: (exit code, standard output, standard error)."""
+  monkeypatch.chdir(tmp_path)
+
+  def run(*args):
+    flags.FLAGS.unparse_flags()
+    monkeypatch.setattr(sys, "argv", ["dlcourse", *args])
+    with pytest.raises(SystemExit) as left:
+      main()
+    captured = capsys.readouterr()
+    return left.value.code or 0, captured.out, captured.err
+
+  yield run
+  flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.parametrize(
+  ("command", "said"),
+  [
+    ("trian", "unknown verb 'trian'; perhaps you meant 'train'"),
+    ("train", "which experiment?"),
+    ("train --experiment=cnn.lenet", "unknown experiment 'cnn.lenet'; perhaps you meant 'cnn.lenet5'"),
+    ("train cnn.lenet", "unknown experiment 'cnn.lenet'"),
+    ("train cnn.mlp stray", "stray"),
+    ("train cnn.mlp --sed=1", "--sed"),
+    ("train cnn.mlp --seed=x", "--seed=x"),
+    ("train cnn.mlp --seed=-1", "--seed=-1"),
+    ("train cnn.mlp --parallel=jitt", "jit|fsdp|pmap"),
+    ("train cnn.mlp --split=test", "--split is not a flag of `train`"),
+    ("train cnn.mlp --task.model.width=3", "task.model.width"),
+    ("train cnn.mlp --task.model.activation=rely", "rely"),
+    ("train cnn.mlp --data.source=digit", "unknown data set 'digit'; perhaps you meant 'digits'"),
+    ("train cnn.mlp --data.source=digits --data.fold=9", "--data.fold=9"),
+    ("train cnn.mlp --data.source=digits --devices=99", "--devices=99"),
+    ("train cnn.mlp --data.source=digits --data.batch_size=9 --devices=2", "--data.batch_size="),
+    ("train cnn.mlp --data.source=digits --data.size=8 --best.metric=acuracy", "'accuracy'"),
+    ("train ./gone.py:net", "no such file: gone.py"),
+    ("evaluate", "--workdir=DIR"),
+    ("evaluate --workdir=gone", "gone/experiment.json does not exist"),
+    ("evaluate --workdir=gone --splt=test", "perhaps you meant '--split'"),
+    ("evaluate --workdir=gone --split=tets", "train|validation|test"),
+    ("evaluate --workdir=gone --steps=3", "unknown flag of `evaluate` '--steps'"),
+    ("sample --workdir=gone --samples=0", "--samples=0"),
+    ("report --workdir=gone --seed=3", "--seed is not a flag of `report`"),
+    ("study", "which study?"),
+    ("study cnn.lenet5_seed", "perhaps you meant 'cnn.lenet5_seeds'"),
+    ("list --all", "unknown flag of `list` '--all'"),
+  ],
+)
+def test_what_cannot_be_used_is_said_on_standard_error_with_code_2(dlcourse, command, said):
+  code, out, err = dlcourse(*command.split())
+  assert code == 2
+  assert said in err
+  assert out == ""
+  assert "Traceback" not in err
+  one_line = err.startswith("dlcourse: ") and len(err.splitlines()) == 1
+  assert one_line or "For full helptext, run dlcourse train --experiment=" in err  # the box that tyro draws
+
+
+@pytest.mark.parametrize(
+  "command",
+  [
+    "train gan.dcgan --data.source=digits --data.size=28",
+    "train cnn.lenet5 --data.source=digits --data.size=28",
+  ],
+)
+def test_a_size_that_the_network_does_not_take_is_refused_without_a_traceback(dlcourse, command):
+  code, _, err = dlcourse(*command.split(), "--data.batch_size=8", "--devices=1")
+  assert code == 2
+  assert "--data.size" in err
+
+
+def test_a_refused_command_does_not_stand_in_the_way_of_the_corrected_one(dlcourse, tmp_path):
+  (tmp_path / "mine.py").write_text(OWN_FILE)
+  assert dlcourse("train", "./mine.py:net", "--data.fold=9")[0] == 2
+  code, _, err = dlcourse("train", "./mine.py:net", "--data.fold=4", "--devices=1")
+  assert code == 0, err
+
+
+def test_without_a_verb_and_with_help_the_verbs_are_shown(dlcourse):
+  for args in ([], ["--help"], ["-h"], ["help"]):
+    code, out, err = dlcourse(*args)
+    assert (code, err) == (0, "")
+    assert all(f"\n  {verb} " in out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_shows_its_flags(dlcourse, verb):
+  code, out, err = dlcourse(verb, "--help")
+  assert (code, err) == (0, "")
+  assert VERBS[verb].run.__doc__ in out
+  assert all(f"--{flag} " in out for flag in VERBS[verb].flags)
+
+
+def test_help_of_an_experiment_shows_run_flags_and_fields(dlcourse):
+  code, out, err = dlcourse("train", "cnn.lenet5", "--help")
+  assert (code, err) == (0, "")
+  assert "--steps_per_dispatch" in out
+  assert "--task.optimizer.momentum" in out
+  assert "--data.validation" in out
+  assert "--small" not in out
+
+
+def test_list_shows_every_experiment_and_study(dlcourse):
+  code, out, _ = dlcourse("list")
+  assert code == 0
+  assert all(f" {name} " in out for name in [*catalogue(Experiment), *catalogue(Study)])
+
+
+def test_a_run_is_trained_then_measured_again_and_goes_on(dlcourse, tmp_path):
+  (tmp_path / "mine.py").write_text(OWN_FILE)
+  code, out, err = dlcourse("train", "./mine.py:net", "--devices=1", "--seed=3")
+  assert code == 0, err
+  assert "accuracy" in out
+  result = json.loads((tmp_path / "runs/mine.net/result.json").read_text())
+  assert (result["steps"], result["seed"]) == (2, 3)
+
+  code, out, err = dlcourse("evaluate", "--workdir=runs/mine.net", "--devices=1")
+  assert code == 0, err
+  again = json.loads((tmp_path / "runs/mine.net/evaluate_test.json").read_text())
+  assert again["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
+
+  code, _, err = dlcourse("sample", "--workdir=runs/mine.net", "--devices=1")
+  assert code == 2
+  assert "does not generate" in err
+
+  code, _, err = dlcourse("train", "./mine.py:net", "--devices=1", "--seed=4")
+  assert code == 2
+  assert "seed was 3 and is now 4" in err
+
+
+@pytest.mark.parametrize(
+  ("args", "code"), [(["trian"], 2), (["--help"], 0), (["evaluate", "--workdir=gone"], 2)]
+)
+def test_the_exit_code_reaches_the_shell(args, code):
+  done = subprocess.run(
+    [sys.executable, "-m", "dlcourse", *args], capture_output=True, text=True, timeout=120, check=False
+  )
+  assert done.returncode == code, done.stderr
+  assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_flag_is_found_without_loading_jax():
+  code = (
+    "import sys\nfrom dlcourse.__main__ import main\nsys.argv = ['dlcourse', 'train', '--seed=x']\n"
+    "try: main()\nfinally: print('jax' in sys.modules)"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+  assert (done.returncode, done.stdout) == (2, "False\n")

@@ -1,0 +1,58 @@
+import pathlib
+
+import pytest
+
+from dlcourse import console
+from dlcourse.evaluators import Report
+from dlcourse.experiment import Experiment, Study, catalogue
+
+
+def test_values_are_shown_with_four_digits(capsys):
+  console.show_values({"accuracy": 0.98765, "count": 3}, title="test")
+  shown = capsys.readouterr().out
+  assert "accuracy" in shown
+  assert "0.9877" in shown
+  assert "│ 3 " in shown
+
+
+def test_a_study_shows_its_tables_with_every_column(capsys):
+  rows = [{"run": "plain", "loss": 0.5}, {"run": "shifts", "accuracy": 0.25}]
+  console.show_study(pathlib.Path("runs/x"), Report(tables={"summary": rows}))
+  shown = capsys.readouterr().out
+  assert all(
+    word in shown for word in ("summary", "run", "loss", "accuracy", "plain", "shifts", "0.25", "runs/x")
+  )
+
+
+def test_files_are_counted(capsys):
+  console.show_files([pathlib.Path("a/0.txt"), pathlib.Path("a/1.txt")])
+  assert capsys.readouterr().out == "2 files in a, first 0.txt\n"
+
+
+def test_the_result_says_where_the_report_is(capsys):
+  console.show_result(pathlib.Path("runs/x"), {"test": {"loss": 1.5}, "best_step": 7, "seconds": 12.34})
+  shown = capsys.readouterr().out
+  assert "test, step 7" in shown
+  assert "12.3 s of training; report: runs/x/report/index.md" in shown
+
+
+def test_the_catalogue_shows_every_name(capsys):
+  console.show_catalogue()
+  shown = capsys.readouterr().out
+  for name in [*catalogue(Experiment), *catalogue(Study)]:
+    assert f" {name} " in shown
+
+
+def with_result():
+  """One line.
+
+  Result: accuracy 0.99,
+  in 30 s
+
+  More.
+  """
+
+
+@pytest.mark.parametrize(("recipe", "said"), [(with_result, "accuracy 0.99, in 30 s"), (len, "not run yet")])
+def test_the_result_of_a_docstring_is_joined_to_one_line(recipe, said):
+  assert console._run(recipe) == said

@@ -1,0 +1,24 @@
+import jax
+import numpy as np
+import pytest
+
+from dlcourse.data.recipe import DataRecipe, Spec
+
+
+def test_a_spec_knows_only_what_the_data_has():
+  text = Spec({"tokens": jax.ShapeDtypeStruct((4, 7), np.int32)}, vocabulary=("a", "b", "c"))
+  assert (text.vocab_size, text.num_classes, text.image_shape) == (3, None, None)
+  images = Spec({"image": jax.ShapeDtypeStruct((4, 5, 6, 3), np.uint8)}, classes=("x", "y"))
+  assert (images.vocab_size, images.num_classes, images.image_shape) == (None, 2, (5, 6, 3))
+
+
+def test_without_a_scaling_batches_pass_unchanged():
+  spec = Spec({})
+  batch = {"tokens": np.arange(3)}
+  assert spec.prepare(jax.random.key(0), batch) is batch
+  assert spec.unscale(batch["tokens"]) is batch["tokens"]
+
+
+def test_the_base_recipe_builds_nothing():
+  with pytest.raises(NotImplementedError):
+    DataRecipe().build()

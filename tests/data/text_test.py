@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+
+from dlcourse.data.text import Text
+from dlcourse.errors import UserError
+
+B, T = 3, 8
+DOCUMENTS = ["".join(chr(0x4E00 + i) for i in range(700)), "".join(chr(0x5E00 + i) for i in range(400))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Two documents in which every symbol occurs once, so that a symbol tells its place."""
+  path = tmp_path_factory.mktemp("text")
+  for index, text in enumerate(DOCUMENTS):
+    (path / f"{index}.txt").write_text(text, encoding="utf-8")
+  return path
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+  return Text(f"file:{folder}", batch_size=B, seq_len=T).build()
+
+
+def held_out(data, split):
+  """Tokens, targets and mask of a split, [N, T] each."""
+  parts = list(data.eval_batches(split))
+  return tuple(np.concatenate([part[name] for part in parts]) for name in ("tokens", "targets", "mask"))
+
+
+def text(data, numbers):
+  return "".join(data.spec.vocabulary[number] for number in numbers)
+
+
+def steps_per_pass(data):
+  return next(step for step in range(1, 1000) if data.batch(0, step)["reset"].all())
+
+
+def test_targets_are_the_tokens_shifted_by_one(data):
+  for step in range(2 * steps_per_pass(data)):
+    batch = data.batch(0, step)
+    np.testing.assert_array_equal(batch["targets"][:, :-1], batch["tokens"][:, 1:])
+  tokens, targets, mask = held_out(data, "test")
+  inside = mask[:, 1:] > 0
+  np.testing.assert_array_equal(targets[:, :-1][inside], tokens[:, 1:][inside])
+
+
+def test_streams_go_on_where_the_last_step_ended_and_reset_only_at_the_start_of_a_pass(data):
+  length = steps_per_pass(data)
+  for step in range(1, 3 * length):
+    before, now = data.batch(5, step - 1), data.batch(5, step)
+    starts = step % length == 0
+    assert np.all(now["reset"] == starts)
+    goes_on = before["targets"][:, -1] == now["tokens"][:, 0]
+    assert not goes_on.any() if starts else goes_on.all()
+  assert np.all(data.batch(5, 0)["reset"] == 1)
+
+
+def test_a_pass_reads_nearly_all_of_the_training_text_and_no_symbol_twice(data):
+  length = steps_per_pass(data)
+  seen = np.concatenate([data.batch(0, step)["tokens"].ravel() for step in range(length)])
+  assert len(set(seen.tolist())) == len(seen)
+  assert len(seen) > data.sizes["train"] - B * (2 * T + 1)
+
+
+def test_passes_and_seeds_start_at_different_offsets_and_batches_are_pure(data, folder):
+  length = steps_per_pass(data)
+  firsts = {int(data.batch(seed, n * length)["tokens"][0, 0]) for seed in range(3) for n in range(10)}
+  assert len(firsts) == T  # every offset below a window occurs
+  again = Text(f"file:{folder}", batch_size=B, seq_len=T).build()
+  for step in (40, 0, 3):
+    for name, array in again.batch(1, step).items():
+      np.testing.assert_array_equal(array, data.batch(1, step)[name])
+
+
+def test_the_ends_of_every_document_are_held_out_from_training(data):
+  train = set(text(data, np.concatenate([data.batch(0, s)["targets"].ravel() for s in range(200)])))
+  for document in DOCUMENTS:
+    assert not train & set(document[round(len(document) * 0.9) :])
+    assert len(train & set(document)) > 0.8 * 0.9 * len(document)
+  assert data.sizes == {"train": 990, "validation": 55, "test": 55}
+
+
+def test_windows_cover_every_held_out_symbol_exactly_once(data):
+  ends = [document[round(len(document) * 0.9) :] for document in DOCUMENTS]
+  halves = {
+    "validation": "".join(end[: len(end) // 2] for end in ends),
+    "test": "".join(end[len(end) // 2 :] for end in ends),
+  }
+  for split, expected in halves.items():
+    tokens, targets, mask = held_out(data, split)
+    assert text(data, targets[mask > 0]) == expected[1:]  # the first symbol has no past to be predicted from
+    assert text(data, tokens[mask > 0]) == expected[:-1]
+
+
+def test_windows_start_without_a_past_and_fit_exactly_where_they_can(folder):
+  exact = Text(f"file:{folder}", batch_size=2, seq_len=27).build()  # 54 predictions, two windows
+  (batch,) = exact.eval_batches("test")
+  assert batch["mask"].sum() == 54
+  assert np.all(batch["reset"] == 1)
+
+
+def test_the_vocabulary_is_sorted_and_complete(data):
+  assert data.spec.vocabulary == tuple(sorted("".join(DOCUMENTS)))
+  assert data.spec.vocab_size == 1100
+  batch = data.batch(0, 0)
+  assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
+    name: (x.shape, x.dtype) for name, x in data.spec.batch.items()
+  }
+
+
+@pytest.mark.parametrize(
+  ("fields", "said"),
+  [
+    ({"batch_size": 200}, "lower --data.batch_size or --data.seq_len"),
+    ({"seq_len": 200}, "symbols to"),
+    ({"held_out": 0.0}, "held_out"),
+    ({"held_out": 1.0}, "held_out"),
+    ({"held_out": 0.01}, "validation"),
+    ({"source": "shakespear"}, "perhaps you meant 'shakespeare'"),
+  ],
+)
+def test_fields_that_do_not_fit_are_refused(folder, fields, said):
+  with pytest.raises(UserError, match=said):
+    Text(**{"source": f"file:{folder}", "batch_size": B, "seq_len": T} | fields).build()
+
+
+def test_an_unknown_split_is_refused(data):
+  with pytest.raises(UserError, match="unknown split"):
+    data.eval_batches("tests")
+
+
+def test_the_smallest_text_that_is_taken_has_a_batch(tmp_path):
+  path = tmp_path / "x.txt"
+  path.write_text("ab" * 40, encoding="utf-8")
+  data = Text(f"file:{path}", batch_size=2, seq_len=4, held_out=0.3).build()
+  for seed in range(20):
+    assert data.batch(seed, 1)["targets"].shape == (2, 4)
+  with pytest.raises(UserError):
+    Text(f"file:{path}", batch_size=7, seq_len=4, held_out=0.3).build()
+
+
+@pytest.mark.data
+def test_shakespeare_has_a_tenth_held_out():
+  sizes = Text("shakespeare").build().sizes
+  assert sum(sizes.values()) == 5_057_198
+  assert sizes["train"] / 5_057_198 == pytest.approx(0.9, abs=1e-4)

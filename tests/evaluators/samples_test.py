@@ -1,0 +1,115 @@
+import types
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlcourse.data.batches import in_order
+from dlcourse.data.recipe import Data, Spec
+from dlcourse.errors import UserError
+from dlcourse.evaluators import samples
+from dlcourse.evaluators.samples import (
+  Reconstructions,
+  Request,
+  SampleGrid,
+  TextSamples,
+  decode,
+  draw,
+  save_samples,
+)
+
+TEXT = Spec({}, vocabulary=("\n", "a", "b", "c"))
+KEY = jax.random.key(0)
+
+
+class Echo:
+  """A task whose texts are the request itself, with `c` where something is to be drawn."""
+
+  def generate(self, state, key, request):
+    self.request = request
+    if "index" in request:
+      return {"image": np.zeros((len(request["index"]), 2, 2, 1))}
+    return {"tokens": np.where(request["given"] > 0, request["tokens"], 3)}
+
+
+def test_a_text_request_holds_the_prompt_and_nothing_else():
+  task = Echo()
+  made = draw(task, None, TEXT, Request(samples=2, prompt="ab", length=5, temperature=0.5), KEY)
+  assert decode(made["tokens"], TEXT) == ["abccc"] * 2
+  np.testing.assert_array_equal(task.request["given"], [[1, 1, 0, 0, 0]] * 2)
+  np.testing.assert_array_equal(task.request["temperature"], [0.5, 0.5])
+
+
+@pytest.mark.parametrize(("vocabulary", "first"), [(("\n", "a", "b", "c"), "\n"), (("a", "b", "c", "d"), "a")])
+def test_without_a_prompt_a_text_begins_with_a_line_break_where_there_is_one(vocabulary, first):
+  spec = Spec({}, vocabulary=vocabulary)
+  made = draw(Echo(), None, spec, Request(samples=1, length=3), KEY)
+  assert decode(made["tokens"], spec)[0][0] == first
+
+
+@pytest.mark.parametrize(
+  ("spec", "request_", "said"),
+  [
+    (TEXT, Request(prompt="abz"), "--prompt has 'z', which is not in the training text"),
+    (TEXT, Request(prompt="abc", length=2), "--prompt has 3 symbols, more than --length=2"),
+    (Spec({}), Request(prompt="a"), "this one makes images"),
+  ],
+)
+def test_requests_that_do_not_fit_are_refused(spec, request_, said):
+  with pytest.raises(UserError, match=said):
+    draw(Echo(), None, spec, request_, KEY)
+
+
+def test_an_image_request_has_one_index_a_sample():
+  task = Echo()
+  draw(task, None, Spec({}), Request(samples=3), KEY)
+  np.testing.assert_array_equal(task.request["index"], [0, 1, 2])
+
+
+def test_texts_are_saved_one_a_file(tmp_path):
+  files = save_samples({"tokens": np.array([[1, 2], [3, 0]])}, TEXT, tmp_path / "new")
+  assert [file.name for file in files] == ["0000.txt", "0001.txt"]
+  assert [file.read_text() for file in files] == ["ab\n", "c\n\n"]
+
+
+def test_images_are_saved_as_a_grid_and_one_by_one(tmp_path):
+  pictures = np.array([0.0, 1.0, 0.5])[:, None, None, None] * np.ones((3, 4, 5, 1))
+  files = save_samples({"image": pictures}, Spec({}), tmp_path / "new")
+  assert [file.name for file in files] == ["grid.png", "0000.png", "0001.png", "0002.png"]
+  assert [np.unique(Image.open(file)).tolist() for file in files[1:]] == [[0], [255], [128]]
+  assert Image.open(files[1]).size == (5, 4)
+
+
+def test_evaluators_draw_as_many_as_asked():
+  data = Data(TEXT, None, None, {}, "")
+  report = TextSamples(samples=3, length=4)(Echo(), None, data, KEY)
+  assert [row["text"] for row in report.tables["samples"]] == ["\nccc"] * 3
+  assert set(report.figures) == {"samples"}
+  task = Echo()
+  report = SampleGrid(samples=5)(task, None, data._replace(spec=Spec({})), KEY)
+  assert len(task.request["index"]) == 5
+  assert set(report.figures) == {"samples"}
+
+
+@pytest.mark.parametrize(
+  ("images", "available", "shown"), [(16, 40, 16), (5, 40, 5), (10, 40, 10), (16, 11, 11)]
+)
+def test_every_reconstruction_stands_below_its_original(monkeypatch, images, available, shown):
+  originals = (np.arange(available, dtype=np.uint8) + 1)[:, None, None, None] * np.ones((1, 1, 1, 1), np.uint8)
+  data = Data(Spec({}), None, lambda split: in_order({"image": originals}, 20), {}, "")
+  task = types.SimpleNamespace(
+    predict=lambda state, key, batch: {"image": batch["image"].astype(np.float32) / 255 + 0.5}
+  )
+  drawn = {}
+  monkeypatch.setattr(
+    samples, "image_grid", lambda pictures, columns: drawn.update(p=pictures.ravel(), c=columns)
+  )
+  Reconstructions(images)(task, None, data, KEY)
+  columns, pictures = drawn["c"], drawn["p"]
+  seen = 0
+  for place, value in enumerate(pictures):
+    if 0 < value < 0.5:  # an original
+      assert pictures[place + columns] == pytest.approx(value + 0.5)
+      seen += 1
+  assert seen == shown

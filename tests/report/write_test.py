@@ -1,0 +1,68 @@
+import json
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dlcourse.evaluators import Report
+from dlcourse.experiment import Best
+from dlcourse.report.write import parameter_table, save, write_report
+
+PARAMS = {"dense": {"kernel": np.zeros((3, 4)), "bias": np.zeros(4)}, "scale": np.zeros(())}
+RESULT = {
+  "experiment": "cnn.mlp",
+  "overrides": ["--steps=9"],
+  "seed": 5,
+  "steps": 9,
+  "best_step": 7,
+  "seconds": 1.6,
+  "devices": {"count": 1, "kind": "cpu"},
+  "test": {"loss": 0.123456789},
+}
+ROWS = [
+  {"step": 1, "split": "train", "loss": 1.0, "seconds": 1.0},
+  {"step": 2, "split": "validation", "loss": 1.0, "score": 2.0},
+]
+
+
+def test_the_parameter_table_counts_arrays_and_shapes_alike():
+  rows = parameter_table(PARAMS)
+  assert {row["path"]: (row["shape"], row["count"]) for row in rows} == {
+    "dense/bias": ([4], 4),
+    "dense/kernel": ([3, 4], 12),
+    "scale": ([], 1),
+  }
+  assert parameter_table(jax.eval_shape(lambda: PARAMS)) == rows
+  json.dumps(rows)
+
+
+def test_figures_are_saved_as_pictures_and_tables_as_json(tmp_path):
+  save(Report(tables={"t": [{"a": 1}]}, figures={"f": Figure(figsize=(1, 2))}), tmp_path / "x" / "y")
+  assert json.loads((tmp_path / "x/y/t.json").read_text()) == [{"a": 1}]
+  assert Image.open(tmp_path / "x/y/f.png").size == (130, 260)
+
+
+def test_the_report_names_what_was_run_and_shows_every_picture(tmp_path):
+  report = Report(tables={"samples": [{"text": "hello"}]}, figures={"samples": Figure(figsize=(1, 1))})
+  write_report(tmp_path, ROWS, RESULT, {"TextSamples": report}, PARAMS, Best("score", mode="max"))
+  index = (tmp_path / "report/index.md").read_text()
+  for part in ("# cnn.mlp", "`--steps=9`", "Seed 5, 9 steps, 2 s on 1 × cpu", "step 7", "| loss | 0.123457 |"):
+    assert part in index
+  assert "| dense/kernel | 3 × 4 | 12 |" in index
+  assert "| **all** | | **17** |" in index
+  pictures = {line[2 : line.index("]")] for line in index.splitlines() if line.startswith("![")}
+  assert pictures == {"learning_curves", "samples"}
+  assert {file.name for file in (tmp_path / "report").iterdir()} == {
+    "index.md",
+    "learning_curves.png",
+    "samples.png",
+    "samples.json",
+    "parameters.json",
+  }
+
+
+def test_a_run_that_has_logged_nothing_has_a_report_without_curves(tmp_path):
+  write_report(tmp_path, [], RESULT | {"best_step": None}, {}, PARAMS, Best())
+  assert not (tmp_path / "report/learning_curves.png").exists()
+  assert (tmp_path / "report/index.md").exists()

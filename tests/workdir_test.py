@@ -1,0 +1,186 @@
+import json
+import logging
+import os
+
+import pytest
+
+from dlcourse import workdir
+from dlcourse.errors import UserError
+from dlcourse.experiment import load
+
+OWN_FILE = """
+from dlcourse.data.images import Images
+from dlcourse.experiment import Best, Experiment
+from dlcourse.models.mlp import MLP
+from dlcourse.optim import Sgd
+from dlcourse.tasks.supervised import Classify
+
+
+def net() -> Experiment:
+  return Experiment(
+    data=Images("digits", size=8),
+    task=Classify(MLP(hidden_dims=(4, 3)), Sgd(learning_rate={rate})), steps=7{more})
+"""
+
+
+def record(overrides=(), seed=0, name="cnn.mlp"):
+  return workdir.new_record(name, list(overrides), seed, load(name, list(overrides)))
+
+
+def test_a_new_folder_gets_the_record(tmp_path):
+  path = tmp_path / "a" / "b"
+  workdir.create(path, record(["--steps=5"]))
+  written = workdir.read_json(path / "experiment.json")
+  assert written["experiment"] == "cnn.mlp"
+  assert written["overrides"] == ["--steps=5"]
+  assert written["resolved"]["steps"] == 5
+  assert {"jax", "flax", "optax", "dlcourse"} <= set(written["versions"])
+  assert [entry.name for entry in path.iterdir()] == ["experiment.json"]
+
+
+def test_the_same_run_may_go_on(tmp_path):
+  workdir.create(tmp_path, record(["--steps=2000", "--task.model.hidden_dims", "4", "5"]))
+  before = (tmp_path / "experiment.json").read_bytes()
+  workdir.create(tmp_path, record(["--task.model.hidden_dims", "4", "5"]))  # 2,000 is the default: the same run
+  assert (tmp_path / "experiment.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  ("other", "said"),
+  [
+    ({"overrides": ["--task.model.dropout=0.5"]}, "task.model.dropout was 0.3 and is now 0.5"),
+    ({"seed": 3}, "seed was 0 and is now 3"),
+    ({"name": "cnn.lenet5"}, "more"),
+    ({"overrides": ["--steps=1", "--log_every=2"]}, r"log_every was 50 and is now 2 \(and 1 more\)"),
+  ],
+)
+def test_another_run_is_refused_and_the_field_named(tmp_path, other, said):
+  workdir.create(tmp_path, record())
+  with pytest.raises(UserError, match=said):
+    workdir.create(tmp_path, record(**other))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+  (tmp_path / "thesis.tex").write_text("")
+  with pytest.raises(UserError, match=r"has files but no experiment\.json"):
+    workdir.create(tmp_path, record())
+  assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+  (tmp_path / "run").write_text("")
+  with pytest.raises(UserError, match="cannot be used"):
+    workdir.create(tmp_path / "run", record())
+
+
+@pytest.mark.parametrize("damage", ["{", "", "[]", "{}", "3", '{"experiment": "cnn.mlp"}', "\udc80"])
+def test_a_damaged_record_is_reported(tmp_path, damage):
+  (tmp_path / "experiment.json").write_bytes(damage.encode(errors="surrogateescape"))
+  with pytest.raises(UserError, match="damaged"):
+    workdir.rebuild(tmp_path)
+  with pytest.raises(UserError, match="damaged"):
+    workdir.create(tmp_path, record())
+
+
+def test_a_folder_without_a_record_is_no_workdir(tmp_path):
+  with pytest.raises(UserError, match="is not a workdir"):
+    workdir.rebuild(tmp_path)
+
+
+def test_written_json_is_whole_and_leaves_nothing_behind(tmp_path):
+  workdir.write_json(tmp_path / "x.json", {"a": [1, None]})
+  assert workdir.read_json(tmp_path / "x.json") == {"a": [1, None]}
+  with pytest.raises(TypeError):
+    workdir.write_json(tmp_path / "x.json", {"a": object()})
+  assert workdir.read_json(tmp_path / "x.json") == {"a": [1, None]}
+  assert os.listdir(tmp_path) == ["x.json"]
+
+
+def own(tmp_path, rate, more=""):
+  """(name of an experiment in a file of one's own with these defaults, a workdir)."""
+  path = tmp_path / "mine.py"
+  path.write_text(OWN_FILE.format(rate=rate, more=more))
+  return f"{path}:net", tmp_path / "run"
+
+
+def test_rebuild_gives_what_was_trained(tmp_path):
+  name, path = own(tmp_path, 0.1)
+  made = record(["--steps=3"], 4, name)
+  workdir.create(path, made)
+  experiment, found = workdir.rebuild(path)
+  assert experiment == load(name, ["--steps=3"])
+  assert found == json.loads(json.dumps(made))
+
+
+def test_rebuild_names_changed_defaults_and_uses_the_recorded_values(tmp_path, caplog):
+  name, path = own(tmp_path, 0.1)
+  workdir.create(path, record(["--steps=3"], 0, name))
+  own(tmp_path, 0.25, more=", log_every=10, best=Best('accuracy')")
+  with caplog.at_level(logging.WARNING):
+    experiment, _ = workdir.rebuild(path)
+  assert experiment.task.optimizer.learning_rate == 0.1
+  assert (experiment.steps, experiment.log_every, experiment.best.metric) == (3, 50, "loss")
+  assert "task.optimizer.learning_rate has changed from 0.1 to 0.25" in caplog.text
+  assert "log_every" in caplog.text
+  assert "best.metric" in caplog.text
+  assert "steps has changed" not in caplog.text
+
+
+def test_rebuild_puts_back_a_tuple(tmp_path):
+  name, path = own(tmp_path, 0.1)
+  workdir.create(path, record([], 0, name))
+  (tmp_path / "mine.py").write_text(OWN_FILE.format(rate=0.1, more="").replace("(4, 3)", "(16, 16, 16)"))
+  assert workdir.rebuild(path)[0].task.model.hidden_dims == (4, 3)
+
+
+def test_rebuild_refuses_another_kind_of_part(tmp_path):
+  name, path = own(tmp_path, 0.1)
+  workdir.create(path, record([], 0, name))
+  text = OWN_FILE.format(rate=0.1, more="").replace("Sgd", "AdamW")
+  (tmp_path / "mine.py").write_text(text)
+  with pytest.raises(UserError, match="another version of the code"):
+    workdir.rebuild(path)
+
+
+def test_the_lock_refuses_a_second_training_and_ends_with_the_first(tmp_path):
+  with (
+    workdir.locked(tmp_path),
+    pytest.raises(UserError, match="another process is training"),
+    workdir.locked(tmp_path),
+  ):
+    pass
+  with workdir.locked(tmp_path):
+    pass
+
+
+def steps(path):
+  return [row["step"] for row in workdir.read_metrics(path)]
+
+
+def logged(path, restored, numbers):
+  log = workdir.MetricsLog(path, restored)
+  for number in numbers:
+    log.write(number, "train", {"loss": 1.0 / number})
+  log.close()
+
+
+def test_a_resumed_log_drops_what_will_happen_again(tmp_path):
+  logged(tmp_path, 0, [1, 2, 3, 4])
+  with open(tmp_path / "metrics.jsonl", "a") as file:
+    file.write('{"step": 5, "split": "tr')  # killed while writing
+  assert steps(tmp_path) == [1, 2, 3, 4]
+  logged(tmp_path, 2, [3, 4, 5])
+  assert steps(tmp_path) == [1, 2, 3, 4, 5]
+  assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+
+
+def test_the_log_is_readable_while_it_is_written(tmp_path):
+  log = workdir.MetricsLog(tmp_path, 0)
+  log.write(1, "validation", {"loss": 0.5, "accuracy": 0.25})
+  assert workdir.read_metrics(tmp_path) == [{"step": 1, "split": "validation", "loss": 0.5, "accuracy": 0.25}]
+  log.close()
+  assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_no_log_has_no_rows(tmp_path):
+  assert workdir.read_metrics(tmp_path) == []
