@@ -86,12 +86,12 @@ class Images(DataRecipe):
       raise UserError(f"--data.validation={self.validation} is a share between 0 and 1, like 0.1")
     splits = dict(source.splits)
     if "all" in splits:
-      whole = splits.pop("all")
-      test = _stratified(whole["label"], self.split_seed) % self.folds == self.fold
+      whole = _shuffled(splits.pop("all"), self.split_seed)
+      test = _ranks(whole["label"]) % self.folds == self.fold
       splits |= {"train": _rows(whole, ~test), "test": _rows(whole, test)}
     if "validation" not in splits:
-      train = splits["train"]
-      ranks, share = _stratified(train["label"], self.split_seed + 1), self.validation
+      train = _shuffled(splits["train"], self.split_seed + 1)
+      ranks, share = _ranks(train["label"]), self.validation
       held_out = np.floor((ranks + 1) * share) > np.floor(ranks * share)  # evenly spread ranks
       splits |= {"train": _rows(train, ~held_out), "validation": _rows(train, held_out)}
     empty = [name for name, part in splits.items() if not len(part["label"])]
@@ -112,18 +112,21 @@ class Images(DataRecipe):
     return {**part, "image": images}
 
 
-def _stratified(labels: np.ndarray, seed: int) -> np.ndarray:
-  """[N] the rank of each example in a random order of its class: rank % k cuts stratified k-ths."""
-  shuffled_rows = np.random.default_rng(seed).permutation(len(labels))
+def _shuffled(part: Arrays, seed: int) -> Arrays:
+  return _rows(part, np.random.default_rng(seed).permutation(len(part["label"])))
+
+
+def _ranks(labels: np.ndarray) -> np.ndarray:
+  """[N] how many examples of its own class stand before each one: rank % k cuts stratified k-ths."""
   ranks = np.empty(len(labels), np.int64)
   for label in np.unique(labels):
-    rows = shuffled_rows[labels[shuffled_rows] == label]
-    ranks[rows] = np.arange(len(rows))
+    of_class = labels == label
+    ranks[of_class] = np.arange(of_class.sum())
   return ranks
 
 
-def _rows(part: Arrays, keep: np.ndarray) -> Arrays:
-  return {name: array[keep] for name, array in part.items()}
+def _rows(part: Arrays, which: np.ndarray) -> Arrays:
+  return {name: array[which] for name, array in part.items()}
 
 
 def _resize(image: np.ndarray, side: int) -> np.ndarray:

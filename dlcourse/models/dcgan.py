@@ -57,14 +57,16 @@ class Discriminator(nn.Module):
   """Filters of the first layer."""
 
   @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """x [B, S, S, C] -> logits [B]."""
+  def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    """x [B, S, S, C] -> logits [B]; batch norm leaves out the images whose mask [B] is 0."""
+    if mask is not None:
+      mask = mask[:, None, None, None]
     norm = functools.partial(batch_norm, train)
     down = functools.partial(
       Conv, kernel_size=(4, 4), strides=(2, 2), padding="SAME", use_bias=False, kernel_init=_weights
     )
     for i in range(_doublings(x.shape[1])):
       x = down(self.width * 2**i, use_bias=i == 0)(x)  # [B, s/2, s/2, F]
-      x = nn.leaky_relu(norm()(x) if i else x, 0.2)
+      x = nn.leaky_relu(norm()(x, mask=mask) if i else x, 0.2)
     x = Conv(1, (4, 4), padding="VALID", kernel_init=_weights, name="output")(x)  # [B, 1, 1, 1]
     return x[:, 0, 0, 0]

@@ -32,7 +32,7 @@ def save(report: Report, folder: pathlib.Path) -> None:
   """Figures as NAME.png, tables as NAME.json."""
   folder.mkdir(parents=True, exist_ok=True)
   for name, figure in report.figures.items():
-    figure.savefig(folder / f"{name}.png", dpi=130)
+    figure.savefig(folder / f"{name}.png", dpi=130, bbox_inches="tight")
   for name, rows in report.tables.items():
     write_json(folder / f"{name}.json", rows)
 

@@ -48,7 +48,8 @@ def adversarial(
   `generate` samples the averaged generator, its request is {"index" [N]}.
 
   Args:
-    networks: "generator": latents [B, Z] -> images; "discriminator": images -> logits [B].
+    networks: "generator": latents [B, Z] -> images; "discriminator": images (and `mask` [B],
+      the images that count) -> logits [B].
     optimizers: one for each.
     ema_decay: of the generator's moving average, which is what `generate` uses.
     real_label: target of the discriminator for real images; 0.9 is one-sided smoothing (H4.6.2).
@@ -123,24 +124,26 @@ def adversarial(
   def sample(state, z):
     return g.apply({"params": state.model_state["ema"], **state.model_state[GENERATOR]}, z, train=False)
 
-  def score(state, images):
+  def score(state, images, mask):
     variables = {"params": state.params[DISCRIMINATOR], **state.model_state[DISCRIMINATOR]}
-    return d.apply(variables, images, train=False)
+    # By the statistics of the batch, as in training: running averages mix real images with fakes.
+    return d.apply(variables, images, train=True, mask=mask, mutable=["batch_stats"])[0]
 
   def eval_step(state, key, batch):
-    real = score(state, spec.prepare(None, batch)["image"])
-    fake = score(state, sample(state, latents(key, real.shape[0])))
+    mask = batch["mask"]
+    real = score(state, spec.prepare(None, batch)["image"], mask)
+    fake = score(state, sample(state, latents(key, mask.shape[0])), mask)
     nats = losses.real_fake_nll(real, 1.0) + losses.real_fake_nll(fake, 0.0)
     return {
-      "d_loss": metrics.mean(nats, batch["mask"]),
-      "d_real": metrics.mean(jax.nn.sigmoid(real), batch["mask"]),
-      "d_fake": metrics.mean(jax.nn.sigmoid(fake), batch["mask"]),
-      "g_loss": metrics.mean(losses.real_fake_nll(fake, 1.0), batch["mask"]),
+      "d_loss": metrics.mean(nats, mask),
+      "d_real": metrics.mean(jax.nn.sigmoid(real), mask),
+      "d_fake": metrics.mean(jax.nn.sigmoid(fake), mask),
+      "g_loss": metrics.mean(losses.real_fake_nll(fake, 1.0), mask),
     }
 
   def predict(state, key, batch):
     del key
-    return jax.nn.sigmoid(score(state, spec.prepare(None, batch)["image"]))
+    return jax.nn.sigmoid(score(state, spec.prepare(None, batch)["image"], batch["mask"]))
 
   def generate(state, key, request):
     return {"image": spec.unscale(sample(state, latents(key, request["index"].shape[0])))}

@@ -34,7 +34,7 @@ class LinearGenerator(nn.Module):
 
 class LinearDiscriminator(nn.Module):
   @nn.compact
-  def __call__(self, x, train=False):
+  def __call__(self, x, train=False, mask=None):
     return nn.Dense(1)(x.reshape(-1, 3))[:, 0]
 
 
@@ -129,3 +129,15 @@ def test_dcgan_takes_a_finite_step_and_keeps_both_networks_statistics():
   assert all(jax.tree.leaves(moved))
   before, now = (s.model_state["generator"]["batch_stats"] for s in (state, after))
   assert all(np.any(a != b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(now), strict=True))
+
+
+def test_padding_changes_no_metric_of_an_evaluation_by_batch_statistics():
+  images = RNG.uniform(-1, 1, size=(4, 8, 8, 1)).astype(np.float32)
+  batch = {"image": images, "mask": np.ones(4, np.float32)}
+  padded = {"image": np.concatenate([images, np.full_like(images, 7)]), "mask": np.repeat([1.0, 0.0], 4)}
+  spec = Spec({}, unscale=lambda x: (x + 1) / 2)
+  model = Generator(latent_dim=2, width=2, image_shape=(8, 8, 1)), Discriminator(width=2)
+  task = Compete(*model, Adam(), Adam()).build(spec, 10)
+  state = task.init(jax.random.key(0), batch)
+  short, long = (task.eval_step(state, jax.random.key(1), b)["d_real"].value() for b in (batch, padded))
+  assert short == pytest.approx(long, rel=1e-5)
