@@ -1,7 +1,7 @@
 """The one exception whose message is written for the person at the keyboard."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
@@ -23,3 +23,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
   close = difflib.get_close_matches(name, known, n=1)
   hint = f"perhaps you meant {close[0]!r}" if close else f"there are: {', '.join(known)}"
   return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def check_at_least(minimum: int, fields: Mapping[str, int]) -> None:
+  """Raises a `UserError` for the first flag whose value is below the minimum.
+
+  Args:
+    minimum: the smallest value that makes sense.
+    fields: "path.to.field" -> value.
+  """
+  for path, value in fields.items():
+    if value < minimum:
+      raise UserError(f"--{path}={value} is too small; it has to be at least {minimum}")

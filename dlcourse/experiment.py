@@ -15,7 +15,7 @@ import flax.linen as nn
 import tyro
 
 from dlcourse.data.recipe import DataRecipe
-from dlcourse.errors import UserError, unknown
+from dlcourse.errors import UserError, check_at_least, unknown
 from dlcourse.evaluators import Evaluator, Report
 from dlcourse.task import TaskRecipe
 
@@ -58,6 +58,10 @@ class Experiment:
   """Steps between two evaluations of the validation split, each followed by a checkpoint."""
   small: tyro.conf.Suppress[tuple[str, ...]] = ()
   """Overrides that make a tiny version for tests."""
+
+  def __post_init__(self) -> None:
+    """Refuses intervals that never come."""
+    check_at_least(1, {name: getattr(self, name) for name in ("steps", "log_every", "eval_every")})
 
 
 @dataclasses.dataclass(frozen=True)

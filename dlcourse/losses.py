@@ -1,5 +1,6 @@
 """Losses that optax does not have, each per example: reduction and masking belong to the task."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,6 +18,7 @@ def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
   Returns:
     [B] nats.
   """
+  chex.assert_equal_shape((logits, targets))
   nats = optax.sigmoid_binary_cross_entropy(logits, targets)
   return nats.reshape(nats.shape[0], -1).sum(axis=-1)
 
@@ -32,6 +34,7 @@ def gaussian_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
   Returns:
     [B] nats, never negative.
   """
+  chex.assert_equal_shape((mean, log_var))
   return 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(log_var) - 1.0 - log_var, axis=-1)
 
 

@@ -69,4 +69,4 @@ class Display:
 
   def note(self, text: str) -> None:
     """One line for the person, above the bar."""
-    self._console.print(text, highlight=False, markup=False)
+    self._console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -77,6 +77,7 @@ def mean_by_label(*metrics: str) -> Callable[[Sequence[tuple[Run, Mapping[str, A
           row |= {metric: float(np.mean(values)), f"{metric} ±": interval(values)}
       row["minutes each"] = float(np.mean([result["seconds"] for result in group])) / 60
       row["device"] = f"{group[0]['devices']['count']} × {group[0]['devices']['kind']}"
+      row["commit"] = group[0]["commit"]
       rows.append(row)
     return Report(tables={"summary": rows})
 

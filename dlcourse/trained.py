@@ -93,6 +93,7 @@ def report(trained: Trained) -> dict[str, Any]:
     "steps": max((row["step"] for row in rows), default=0),
     "best_step": trained.progress.best_step,
     "seconds": round(sum(row.get("seconds", 0.0) for row in rows), 1),
+    "commit": trained.record["commit"],
     "devices": trained.record["devices"],
     "versions": trained.record["versions"],
     "test": test,

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -58,6 +59,7 @@ def new_record(name: str, overrides: list[str], seed: int, experiment: Experimen
     "overrides": overrides,
     "seed": seed,
     "resolved": resolved(experiment),
+    "commit": _commit(),
     "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     "devices": {
       "platform": device.platform,
@@ -66,6 +68,18 @@ def new_record(name: str, overrides: list[str], seed: int, experiment: Experimen
     },
     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
   }
+
+
+def _commit() -> str | None:
+  """The commit that the code was at; None where it is not a checkout."""
+  command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+  try:
+    found = subprocess.run(
+      command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+  except OSError:
+    return None
+  return found.stdout.strip() or None
 
 
 def create(path: pathlib.Path, record: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ def dcgan() -> Experiment:
     ),
     evaluators=(SampleGrid(),),
     best=Best(None),
-    steps=4_000,
+    steps=2_500,
     eval_every=500,
     small=(
       "--data.batch_size=8",

@@ -14,7 +14,7 @@ def char_lstm() -> Experiment:
     data=Text("shakespeare", batch_size=32, seq_len=128),
     task=ModelLanguage(CharLSTM(hidden_dim=256), Adam(learning_rate=3e-3, schedule="cosine", clip_norm=1.0)),
     evaluators=(TextSamples(),),
-    steps=4_000,
+    steps=2_000,
     eval_every=500,
     small=(
       "--data.batch_size=8",

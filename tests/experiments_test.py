@@ -72,5 +72,5 @@ def test_runs_of_a_study_load_and_their_results_can_be_summarised(name):
   for run in study.runs:
     assert isinstance(load(run.experiment, run.overrides), Experiment)
   device = {"count": 1, "kind": "cpu"}
-  result = {"test": {"accuracy": 0.5, "loss": 1.0}, "seconds": 1.0, "devices": device}
+  result = {"test": {"accuracy": 0.5, "loss": 1.0}, "seconds": 1.0, "commit": None, "devices": device}
   assert isinstance(study.summarise([(run, result) for run in study.runs]), Report)

@@ -21,7 +21,12 @@ TINY = (
 
 
 def result(accuracy):
-  return {"test": {"accuracy": accuracy}, "seconds": 60.0, "devices": {"count": 1, "kind": "cpu"}}
+  return {
+    "test": {"accuracy": accuracy},
+    "seconds": 60.0,
+    "commit": "abc",
+    "devices": {"count": 1, "kind": "cpu"},
+  }
 
 
 def test_interval_is_students_t():

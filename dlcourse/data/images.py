@@ -13,7 +13,7 @@ from dlcourse.data.batches import in_order, shuffled
 from dlcourse.data.image_sources import load_images
 from dlcourse.data.recipe import Data, DataRecipe, Spec
 from dlcourse.data.source import ImageSet
-from dlcourse.errors import UserError, unknown
+from dlcourse.errors import UserError, check_at_least, unknown
 
 Arrays = dict[str, np.ndarray]
 
@@ -51,6 +51,8 @@ class Images(DataRecipe):
     Raises:
       UserError: the source does not exist or cannot be had, or the fields do not fit it.
     """
+    check_at_least(1, {"data.batch_size": self.batch_size, "data.size": self.size})
+    check_at_least(2, {"data.folds": self.folds})
     source = load_images(self.source, self.size)
     splits = {name: self._fit(part) for name, part in self._split(source).items()}
     scale, unscale = _scaling(self.scale, splits["train"]["image"])

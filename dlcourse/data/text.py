@@ -9,7 +9,7 @@ import numpy as np
 from dlcourse.data.batches import in_order
 from dlcourse.data.recipe import Data, DataRecipe, Spec
 from dlcourse.data.text_sources import load_corpus
-from dlcourse.errors import UserError, unknown
+from dlcourse.errors import UserError, check_at_least, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Text(DataRecipe):
     Raises:
       UserError: the source does not exist or cannot be had, or is too short for the fields.
     """
+    check_at_least(1, {"data.batch_size": self.batch_size, "data.seq_len": self.seq_len})
     corpus = load_corpus(self.source)
     vocabulary = tuple(sorted(set().union(*corpus.documents.values())))
     numbers = {symbol: number for number, symbol in enumerate(vocabulary)}

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -201,6 +202,7 @@ def sample_tokens(model: nn.Module, variables: dict, key: jax.Array, request: di
     [N, T] int32; the first token is always kept.
   """
   tokens, given, temperature = request["tokens"], request["given"], request["temperature"]
+  chex.assert_rank((tokens, given, temperature), (2, 2, 1))
   carry = model.initial_carry(tokens.shape[0])
   no_reset = jnp.zeros(tokens.shape[0])
 
