@@ -3,6 +3,7 @@
 dlcourse train --experiment=cnn.lenet5 --task.model.activation=relu
 """
 
+import os
 import pathlib
 import sys
 from collections.abc import Callable
@@ -205,6 +206,9 @@ def main() -> None:
   except UserError as error:
     print(f"dlcourse: {error}", file=sys.stderr)
     sys.exit(2)
+  except BrokenPipeError:  # the reader of the output (head, less) has left; Python would complain at its end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
   except KeyboardInterrupt:
     print("\ndlcourse: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
     sys.exit(130)

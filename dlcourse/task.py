@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from dlcourse.data.recipe import Spec
+from dlcourse.errors import UserError
 from dlcourse.parallel import global_sum, replica_key
 
 PyTree = Any
@@ -65,14 +66,21 @@ class TaskRecipe:
 
 
 def complete(model: nn.Module, spec: Spec) -> nn.Module:
-  """Fills in what a model leaves to the data: every field that is None and that `spec` knows by that name."""
-  facts = {
-    field.name: getattr(spec, field.name)
-    for field in dataclasses.fields(model)
-    if field.name not in ("parent", "name")
-    and getattr(model, field.name) is None
-    and getattr(spec, field.name, None) is not None
-  }
+  """Fills in what a model leaves to the data: every field that is None and that `spec` knows by that name.
+
+  Raises:
+    UserError: such a field is given and does not fit the data (more classes than there are do fit).
+  """
+  facts = {}
+  for name in ("num_classes", "vocab_size", "image_shape"):
+    fact, given = getattr(spec, name), getattr(model, name, None)
+    if fact is None or not hasattr(model, name):
+      continue
+    fits = given is None or given == fact or (isinstance(given, int) and given > fact)
+    if not fits:
+      raise UserError(f"the model's {name}={given} does not fit the data's {fact}; leave that field out")
+    if given is None:
+      facts[name] = fact
   return model.clone(**facts)
 
 

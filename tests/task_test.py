@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from dlcourse.data.recipe import Spec
+from dlcourse.errors import UserError
 from dlcourse.models.lenet import LeNet5
 from dlcourse.parallel import _under_axis
 from dlcourse.task import complete, descend, gradient, new_state, step_key
@@ -49,6 +51,8 @@ def test_complete_fills_only_what_the_model_leaves_open():
   spec = Spec({"image": jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.uint8)}, classes=("a", "b", "c"))
   assert complete(LeNet5(), spec).num_classes == 3
   assert complete(LeNet5(num_classes=7), spec).num_classes == 7
+  with pytest.raises(UserError, match="num_classes=2 does not fit the data's 3"):
+    complete(LeNet5(num_classes=2), spec)
 
 
 def test_descend_applies_one_update():
