@@ -9,7 +9,7 @@ import numpy as np
 
 from dlcourse.evaluators import Report
 from dlcourse.experiment import Run, Study, load
-from dlcourse.report.write import save
+from dlcourse.report.write import markdown, save
 from dlcourse.train import Options, train
 from dlcourse.trained import open_trained, report
 from dlcourse.workdir import read_json, write_json
@@ -27,6 +27,7 @@ def run_study(study: Study, path: pathlib.Path, overrides: Sequence[str] = ()) -
   summary = study.summarise(results)
   save(summary, path)
   write_json(path / "study.json", {"scalars": summary.scalars, "tables": summary.tables})
+  (path / "study.md").write_text("\n".join(markdown(rows) for rows in summary.tables.values()))
   return summary
 
 
@@ -74,7 +75,7 @@ def mean_by_label(*metrics: str) -> Callable[[Sequence[tuple[Run, Mapping[str, A
       for metric in metrics:
         values = [result["test"][metric] for result in group if metric in result["test"]]
         if values:
-          row |= {metric: float(np.mean(values)), f"{metric} ±": interval(values)}
+          row |= {metric: float(np.mean(values)), f"± {metric}": interval(values)}
       row["minutes each"] = float(np.mean([result["seconds"] for result in group])) / 60
       row["device"] = f"{group[0]['devices']['count']} × {group[0]['devices']['kind']}"
       row["commit"] = group[0]["commit"]

@@ -28,6 +28,18 @@ def parameter_table(params: PyTree) -> list[dict[str, Any]]:
   ]
 
 
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Rows as a Markdown table; columns are their keys, a missing value is an empty cell."""
+  columns = list(dict.fromkeys(name for row in rows for name in row))
+  cells = [[_cell(row.get(column, "")) for column in columns] for row in rows]
+  lines = [columns, ["---"] * len(columns), *cells]
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: Any) -> str:
+  return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def save(report: Report, folder: pathlib.Path) -> None:
   """Figures as NAME.png, tables as NAME.json."""
   folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from dlcourse.evaluators import Report
 from dlcourse.experiment import Best
-from dlcourse.report.write import parameter_table, save, write_report
+from dlcourse.report.write import markdown, parameter_table, save, write_report
 
 PARAMS = {"dense": {"kernel": np.zeros((3, 4)), "bias": np.zeros(4)}, "scale": np.zeros(())}
 RESULT = {
@@ -40,7 +40,7 @@ def test_the_parameter_table_counts_arrays_and_shapes_alike():
 def test_figures_are_saved_as_pictures_and_tables_as_json(tmp_path):
   save(Report(tables={"t": [{"a": 1}]}, figures={"f": Figure(figsize=(1, 2))}), tmp_path / "x" / "y")
   assert json.loads((tmp_path / "x/y/t.json").read_text()) == [{"a": 1}]
-  assert Image.open(tmp_path / "x/y/f.png").size == (130, 260)
+  assert Image.open(tmp_path / "x/y/f.png").size == (156, 286)  # 130 dots an inch, 0.1 inch around
 
 
 def test_the_report_names_what_was_run_and_shows_every_picture(tmp_path):
@@ -66,3 +66,8 @@ def test_a_run_that_has_logged_nothing_has_a_report_without_curves(tmp_path):
   write_report(tmp_path, [], RESULT | {"best_step": None}, {}, PARAMS, Best())
   assert not (tmp_path / "report/learning_curves.png").exists()
   assert (tmp_path / "report/index.md").exists()
+
+
+def test_markdown_has_every_column_and_empty_cells():
+  text = markdown([{"run": "a", "loss": 0.123456}, {"run": "b", "n": 3}])
+  assert text == "| run | loss | n |\n| --- | --- | --- |\n| a | 0.1235 |  |\n| b |  | 3 |\n"
