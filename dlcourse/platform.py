@@ -65,7 +65,7 @@ def enable_compilation_cache() -> pathlib.Path | None:
   """
   import jax
 
-  folder = _cache_folder()
+  folder = cache_folder("DLCOURSE_CACHE", "xla")
   try:
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -80,8 +80,11 @@ def enable_compilation_cache() -> pathlib.Path | None:
   return folder
 
 
-def _cache_folder() -> pathlib.Path:
-  if folder := os.environ.get("DLCOURSE_CACHE"):
+def cache_folder(variable: str, name: str) -> pathlib.Path:
+  """Where something is kept between runs: the environment variable's folder, else dlcourse/NAME under
+  $XDG_CACHE_HOME or ~/.cache.
+  """
+  if folder := os.environ.get(variable):
     return pathlib.Path(folder).expanduser().absolute()
   base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return pathlib.Path(base).expanduser() / "dlcourse" / "xla"
+  return pathlib.Path(base).expanduser() / "dlcourse" / name

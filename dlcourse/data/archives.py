@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from absl import logging
 
+from dlcourse import platform
 from dlcourse.errors import UserError, unknown
 
 
@@ -59,11 +60,8 @@ ARCHIVES: dict[str, Archive] = {
 
 
 def data_folder() -> Path:
-  """The cache folder: $DLCOURSE_DATA, else dlcourse/data under $XDG_CACHE_HOME or ~/.cache."""
-  if chosen := os.environ.get("DLCOURSE_DATA"):
-    return Path(chosen).expanduser()
-  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return Path(cache).expanduser() / "dlcourse" / "data"
+  """The cache folder of the data: see `platform.cache_folder`."""
+  return platform.cache_folder("DLCOURSE_DATA", "data")
 
 
 def fetch(name: str) -> Path:
