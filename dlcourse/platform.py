@@ -7,8 +7,12 @@ import ctypes
 import os
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from absl import logging
+
+if TYPE_CHECKING:
+  import jax
 
 # Parameters of glibc's mallopt(3) and the values that keep freed pages in the process. XLA takes
 # fresh temporary buffers each step; by default glibc gives their pages back to the kernel each time
@@ -88,3 +92,15 @@ def cache_folder(variable: str, name: str) -> pathlib.Path:
     return pathlib.Path(folder).expanduser().absolute()
   base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
   return pathlib.Path(base).expanduser() / "dlcourse" / name
+
+
+def device_name(device: "jax.Device") -> str:
+  """What a reader of a result calls the device: of a CPU, its model and how many cores the run may use."""
+  if device.platform != "cpu":
+    return device.device_kind
+  try:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+  except OSError:  # not Linux
+    lines = []
+  models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+  return f"{models[0] if models else 'cpu'}, {os.cpu_count()} cores"

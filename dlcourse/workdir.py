@@ -20,6 +20,7 @@ import jax
 from absl import logging
 from jax.experimental import multihost_utils
 
+from dlcourse import platform
 from dlcourse.errors import UserError
 from dlcourse.experiment import Experiment, differences, load, resolved, with_value
 
@@ -63,7 +64,7 @@ def new_record(name: str, overrides: list[str], seed: int, experiment: Experimen
     "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     "devices": {
       "platform": device.platform,
-      "kind": device.device_kind,
+      "kind": platform.device_name(device),
       "count": jax.device_count(),
     },
     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

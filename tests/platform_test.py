@@ -113,3 +113,9 @@ def test_a_folder_without_permission_does_not_stop_a_run(tmp_path, monkeypatch):
   monkeypatch.setenv("DLCOURSE_CACHE", str(tmp_path))
   monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
   assert platform.enable_compilation_cache() is None
+
+
+def test_a_cpu_is_named_with_its_cores():
+  name = platform.device_name(jax.devices()[0])
+  assert name.endswith(f"{os.cpu_count()} cores")
+  assert "\n" not in name
