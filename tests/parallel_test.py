@@ -87,7 +87,6 @@ def in_two_processes(corpus, tmp_path_factory):
   return folder
 
 
-@pytest.mark.xdist_group("two processes")  # one worker: the fixture runs all cases at once
 @pytest.mark.parametrize(("name", "mode"), CASES)
 def test_two_processes_equal_one_in_float64(name, mode, on_one_device, in_two_processes, tmp_path):
   with jax.enable_x64(True):
