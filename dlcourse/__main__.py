@@ -20,7 +20,7 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_string("experiment", None, "What to train: MODULE.NAME (see `list`) or FILE.py:FUNCTION.")
 flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/NAME.")
-flags.DEFINE_integer("seed", 0, "Seed of initialisation, data order and every random draw.", 0)
+flags.DEFINE_integer("seed", 0, "Seed of initialisation, data order and every random draw.", 0, 2**32 - 1)
 flags.DEFINE_enum("parallel", "jit", ["jit", "fsdp", "pmap"], "How the step is spread over devices.")
 flags.DEFINE_integer("devices", None, "How many devices are used; default: all.", 1)
 flags.DEFINE_integer("steps_per_dispatch", 1, "Training steps one compiled call makes.", 1)
@@ -29,9 +29,9 @@ flags.DEFINE_integer("processes", 1, "How many processes the run has.", 1)
 flags.DEFINE_integer("process_id", 0, "Which of them this is.", 0)
 flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint is used.")
 flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which split is measured.")
-flags.DEFINE_integer("samples", 16, "How many samples are drawn.", 1)
+flags.DEFINE_integer("samples", 16, "How many samples are drawn.", 1, 100_000)
 flags.DEFINE_string("prompt", None, "What a sampled text begins with.")
-flags.DEFINE_integer("length", 500, "Symbols of a sampled text.", 1)
+flags.DEFINE_integer("length", 500, "Symbols of a sampled text.", 1, 1_000_000)
 flags.DEFINE_float("temperature", 1.0, "Below 1 prefers likely symbols; 0 takes the likeliest.", 0.0)
 flags.DEFINE_string("study", None, "Which study to run: MODULE.NAME (see `list`).")
 
@@ -132,7 +132,7 @@ class Verb(NamedTuple):
 
 RUN = ("workdir", "seed", "parallel", "devices", "steps_per_dispatch")
 PROCESSES = ("coordinator", "processes", "process_id")
-HELP = ("-h", "--help")
+HELP = ("-h", "--help", "--helpfull", "--helpshort")
 WORKDIR = ("workdir", "experiment", "checkpoint", "devices")
 VERBS = {
   "train": Verb(train, ("experiment", *RUN, *PROCESSES), fields=True),
@@ -209,6 +209,11 @@ def main() -> None:
   except BrokenPipeError:  # the reader of the output (head, less) has left; Python would complain at its end
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(141)
+  except OSError as error:
+    if error.filename is None:
+      raise
+    print(f"dlcourse: {error.filename} cannot be used: {error.strerror}", file=sys.stderr)
+    sys.exit(2)
   except KeyboardInterrupt:
     print("\ndlcourse: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
     sys.exit(130)

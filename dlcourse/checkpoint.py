@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 import shutil
 from typing import Any
@@ -12,6 +11,9 @@ import jax
 from dlcourse.errors import UserError
 
 PyTree = Any
+
+# What Orbax, TensorStore and JSON have been seen to raise on damaged files, each in its own way.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,14 @@ class Progress:
   best_step: int | None = None
   best_value: float | None = None
   waited: int = 0
+
+  def check(self) -> None:
+    """Raises a TypeError where a damaged file has put something else in place of the numbers."""
+    number = int | float | None
+    if not (isinstance(self.best_step, int | None) and isinstance(self.best_value, number)):
+      raise TypeError(f"{self} has no best step and value")
+    if not isinstance(self.waited, int):
+      raise TypeError(f"{self} has not waited for a number of evaluations")
 
 
 class _LatestAndBest:
@@ -89,17 +99,18 @@ class Checkpoints:
       return None
     import orbax.checkpoint as ocp
 
-    step = self._manager.latest_step() if step is None else step
-    if step is None:
-      return None
     items = ocp.args.Composite(state=ocp.args.StandardRestore(state), progress=ocp.args.JsonRestore())
     try:
+      step = self._manager.latest_step() if step is None else step
+      if step is None:
+        return None
       restored = self._manager.restore(step, args=items)
       progress = Progress(**restored["progress"])
-    except (OSError, ValueError, KeyError, TypeError, json.JSONDecodeError) as error:
+      progress.check()
+    except _DAMAGE as error:
       raise UserError(
-        f"checkpoint {self._folder / str(step)} is damaged or of another network; move that folder away "
-        f"to go on from an older one ({type(error).__name__}: {_first_line(error)})"
+        f"checkpoint {self._folder / str(step or '')} is damaged or of another network; move it away to go "
+        f"on from an older one ({type(error).__name__}: {_first_line(error)})"
       ) from error
     self._policy.best_step = progress.best_step
     return restored["state"], progress

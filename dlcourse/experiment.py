@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import importlib.util
 import inspect
+import math
 import pathlib
 import pkgutil
 import sys
@@ -149,7 +150,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Experiment:
   experiment = find(name)()
   if not overrides:
     return experiment
-  return tyro.cli(
+  experiment = tyro.cli(
     Experiment,
     prog=f"dlcourse train --experiment={name}",
     default=experiment,
@@ -157,6 +158,10 @@ def load(name: str, overrides: Sequence[str] = ()) -> Experiment:
     config=(tyro.conf.FlagConversionOff,),
     use_underscores=True,
   )
+  for path, value in resolved(experiment).items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise UserError(f"--{path}={value} is not a finite number")
+  return experiment
 
 
 def resolved(recipe: Any, prefix: str = "") -> dict[str, Any]:

@@ -68,9 +68,16 @@ def start_distributed(coordinator: str | None, processes: int, process_id: int) 
     coordinator: "host:port" of process 0.
     processes: how many processes the run has.
     process_id: which one this is, 0-based.
+
+  Raises:
+    UserError: the numbers do not make a run.
   """
   if coordinator is None:
     return
+  if not re.fullmatch(r".+:\d+", coordinator):
+    raise UserError(f"--coordinator={coordinator} is not HOST:PORT, like node0:1234")
+  if process_id >= processes:
+    raise UserError(f"--process_id={process_id} is not one of 0 … {processes - 1} (--processes={processes})")
   jax.config.update("jax_cpu_collectives_implementation", "gloo")  # no effect on other platforms
   jax.distributed.initialize(coordinator, processes, process_id)
 

@@ -69,15 +69,14 @@ def complete(model: nn.Module, spec: Spec) -> nn.Module:
   """Fills in what a model leaves to the data: every field that is None and that `spec` knows by that name.
 
   Raises:
-    UserError: such a field is given and does not fit the data (more classes than there are do fit).
+    UserError: such a field is given and does not fit the data.
   """
   facts = {}
   for name in ("num_classes", "vocab_size", "image_shape"):
     fact, given = getattr(spec, name), getattr(model, name, None)
     if fact is None or not hasattr(model, name):
       continue
-    fits = given is None or given == fact or (isinstance(given, int) and given > fact)
-    if not fits:
+    if given not in (None, fact):
       raise UserError(f"the model's {name}={given} does not fit the data's {fact}; leave that field out")
     if given is None:
       facts[name] = fact

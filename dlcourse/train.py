@@ -6,16 +6,18 @@ import time
 from typing import NamedTuple
 
 import jax
+from absl import logging
+from flax.errors import FlaxError
 
 from dlcourse import metrics, workdir
 from dlcourse.checkpoint import Checkpoints, Progress
 from dlcourse.data.recipe import Data
-from dlcourse.errors import unknown
+from dlcourse.errors import UserError, unknown
 from dlcourse.evaluators import measure
 from dlcourse.experiment import Best, Experiment
 from dlcourse.parallel import Mode, Program, compile_task, make_mesh
 from dlcourse.progress import Display
-from dlcourse.task import Task, TrainState
+from dlcourse.task import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +64,7 @@ def train(
   Raises:
     UserError: the workdir, the data or the devices cannot be used.
   """
-  data = experiment.data.build()
-  task = experiment.task.build(data.spec, experiment.steps)
-  program = compile_task(task, data.spec.batch, make_mesh(options.devices), options.parallel)
-  _check_best(experiment.best, task, program, data)
+  data, program = assemble(experiment, options.devices, options.parallel)
   # Only now: a command that cannot be carried out must not leave its record in the way of the right one.
   workdir.create(path, workdir.new_record(name, overrides, options.seed, experiment))
   with workdir.locked(path):
@@ -136,10 +135,24 @@ def gave_up(best: Best, progress: Progress) -> bool:
   return best.patience is not None and progress.waited >= best.patience
 
 
-def _check_best(best: Best, task: Task, program: Program, data: Data) -> None:
-  """A misspelt metric is found before the first step, not at the first evaluation."""
-  if best.metric is None:
-    return
-  names = jax.eval_shape(task.eval_step, program.state, jax.random.key(0), data.spec.batch)
-  if best.metric not in names:
-    raise unknown("metric of --best.metric", best.metric, names)
+def assemble(experiment: Experiment, devices: int | None, mode: Mode) -> tuple[Data, Program]:
+  """The data and the compiled task of an experiment; by shapes alone, nothing is computed yet.
+
+  Raises:
+    UserError: the fields of the experiment do not make a network that fits the data and the devices.
+  """
+  try:
+    data = experiment.data.build()
+    task = experiment.task.build(data.spec, experiment.steps)
+    program = compile_task(task, data.spec.batch, make_mesh(devices), mode)
+    names = jax.eval_shape(task.eval_step, program.state, jax.random.key(0), data.spec.batch)
+  except (ArithmeticError, TypeError, ValueError, MemoryError, FlaxError) as error:
+    logging.debug("assembling failed", exc_info=True)
+    reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+    raise UserError(
+      f"no network comes of these fields ({type(error).__name__}: {reason}); --help shows them with their "
+      "defaults, --v=1 where it went wrong"
+    ) from error
+  if experiment.best.metric not in (None, *names):
+    raise unknown("metric of --best.metric", experiment.best.metric, names)
+  return data, program

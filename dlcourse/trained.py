@@ -12,9 +12,10 @@ from dlcourse.errors import UserError
 from dlcourse.evaluators import measure
 from dlcourse.evaluators.samples import Request, draw, save_samples
 from dlcourse.experiment import Experiment
-from dlcourse.parallel import Program, compile_task, make_mesh
+from dlcourse.parallel import Program
 from dlcourse.report.write import write_report
 from dlcourse.task import TrainState
+from dlcourse.train import assemble
 
 Which = Literal["best", "last"]
 
@@ -43,9 +44,7 @@ def open_trained(path: pathlib.Path, which: Which = "best", devices: int | None 
     UserError: no workdir, no checkpoint yet, or damaged.
   """
   experiment, record = workdir.rebuild(path)
-  data = experiment.data.build()
-  task = experiment.task.build(data.spec, experiment.steps)
-  program = compile_task(task, data.spec.batch, make_mesh(devices), "jit")
+  data, program = assemble(experiment, devices, "jit")
   checkpoints = Checkpoints(path / "checkpoints")
   restored = checkpoints.restore(program.state)
   if restored is None:
@@ -93,7 +92,7 @@ def report(trained: Trained) -> dict[str, Any]:
     "steps": max((row["step"] for row in rows), default=0),
     "best_step": trained.progress.best_step,
     "seconds": round(sum(row.get("seconds", 0.0) for row in rows), 1),
-    "commit": trained.record["commit"],
+    "commit": trained.record.get("commit"),
     "devices": trained.record["devices"],
     "versions": trained.record["versions"],
     "test": test,

@@ -214,4 +214,10 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
   for line in log.read_text(errors="replace").splitlines():
     with contextlib.suppress(ValueError):
       rows.append(json.loads(line))
-  return [row for row in rows if isinstance(row, dict) and "step" in row and "split" in row]
+  return [row for row in rows if isinstance(row, dict) and _is_logged(row)]
+
+
+def _is_logged(row: Mapping[str, Any]) -> bool:
+  """Whether a line is one of ours: a step, a split, and numbers."""
+  values = [value for name, value in row.items() if name != "split"]
+  return {"step", "split"} <= set(row) and all(isinstance(value, int | float) for value in values)

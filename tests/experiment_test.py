@@ -152,7 +152,7 @@ def test_every_field_of_the_table_can_be_put_back_after_json(name):
     ("data.size", 8),
     ("data.augment.0.pixels", 5),
     ("task.model.activation", "relu"),
-    ("best.metric", None),
+    ("best.metric", "loss"),
   ],
 )
 def test_with_value_changes_one_field_and_no_other(path, value):

@@ -50,7 +50,7 @@ def test_step_keys_differ_by_step_and_by_run_and_consume_nothing():
 def test_complete_fills_only_what_the_model_leaves_open():
   spec = Spec({"image": jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.uint8)}, classes=("a", "b", "c"))
   assert complete(LeNet5(), spec).num_classes == 3
-  assert complete(LeNet5(num_classes=7), spec).num_classes == 7
+  assert complete(LeNet5(num_classes=3), spec).num_classes == 3
   with pytest.raises(UserError, match="num_classes=2 does not fit the data's 3"):
     complete(LeNet5(num_classes=2), spec)
 

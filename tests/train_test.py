@@ -9,7 +9,7 @@ import pytest
 from dlcourse.checkpoint import Progress
 from dlcourse.errors import UserError
 from dlcourse.experiment import Best, load
-from dlcourse.train import Options, gave_up, judge, train
+from dlcourse.train import Options, assemble, gave_up, judge, train
 from dlcourse.trained import evaluate, open_trained, report
 
 NAME = "cnn.mlp"
@@ -147,3 +147,23 @@ def test_a_run_goes_on_in_another_mode_on_other_devices(tmp_path, killed_at, mon
   run(tmp_path / "moved", devices=2, parallel="jit")
   alone, moved = state_of(tmp_path / "alone"), state_of(tmp_path / "moved")
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=3e-4), alone.params, moved.params)
+
+
+@pytest.mark.parametrize(
+  ("name", "override"),
+  [
+    ("cnn.mlp", ["--task.model.hidden_dims", "0"]),
+    ("cnn.mlp", ["--task.optimizer.learning_rate=nan"]),
+    ("cnn.mlp", ["--task.model.num_classes=40"]),
+    ("cnn.mlp", ["--data.split_seed=-1"]),
+    ("cnn.lenet5_shifts", ["--data.augment.0.pixels=-3"]),
+    ("vae.mlp", ["--task.model.latent_dim=-1"]),
+    ("vae.mlp", ["--evaluators.0.samples=0"]),
+    ("vae.mlp", ["--data.scale=symmetric"]),
+    ("gan.dcgan", ["--task.generator.width=0"]),
+  ],
+)
+def test_fields_that_make_no_network_are_refused_in_one_line(name, override):
+  with pytest.raises(UserError) as refused:
+    assemble(load(name, ["--data.source=digits", "--data.batch_size=8", *override]), 1, "jit")
+  assert "\n" not in str(refused.value)

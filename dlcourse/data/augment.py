@@ -8,6 +8,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from dlcourse.errors import check_at_least
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -27,6 +29,10 @@ class Shift(Augmentation):
 
   pixels: int = 2
   """Largest shift, in pixels; 0 does nothing."""
+
+  def __post_init__(self) -> None:
+    """Refuses a negative shift."""
+    check_at_least(0, {"data.augment….pixels": self.pixels})
 
   def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
     """A crop at a random place of the zero-padded image."""

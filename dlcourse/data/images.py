@@ -53,6 +53,7 @@ class Images(DataRecipe):
     """
     check_at_least(1, {"data.batch_size": self.batch_size, "data.size": self.size})
     check_at_least(2, {"data.folds": self.folds})
+    check_at_least(0, {"data.split_seed": self.split_seed})
     source = load_images(self.source, self.size)
     splits = {name: self._fit(part) for name, part in self._split(source).items()}
     scale, unscale = _scaling(self.scale, splits["train"]["image"])

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from dlcourse.data.recipe import Data, Spec
-from dlcourse.errors import UserError
+from dlcourse.errors import UserError, check_at_least
 from dlcourse.evaluators import Evaluator, Report
 from dlcourse.report.figures import image_grid, save_image_grid, text_page
 
@@ -83,6 +83,10 @@ class SampleGrid(Evaluator):
   samples: int = 64
   """How many images."""
 
+  def __post_init__(self) -> None:
+    """Refuses an empty grid."""
+    check_at_least(1, {"evaluators….samples": self.samples})
+
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
     """One figure."""
     images = draw(task, state, data.spec, Request(self.samples), key)["image"]
@@ -95,6 +99,10 @@ class Reconstructions(Evaluator):
 
   images: int = 16
   """How many pairs."""
+
+  def __post_init__(self) -> None:
+    """Refuses an empty grid."""
+    check_at_least(1, {"evaluators….images": self.images})
 
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
     """One figure: originals in odd rows, reconstructions below them."""
@@ -122,6 +130,10 @@ class TextSamples(Evaluator):
   """Symbols of each."""
   temperature: float = 0.8
   """Below 1 prefers likelier symbols."""
+
+  def __post_init__(self) -> None:
+    """Refuses an empty page."""
+    check_at_least(1, {"evaluators….samples": self.samples, "evaluators….length": self.length})
 
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
     """The texts as a table and as a page."""

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from dlcourse.errors import UserError
+from dlcourse.errors import UserError, check_at_least
 from dlcourse.models.convolution import Conv, ConvTranspose
 from dlcourse.models.layers import batch_norm
 
@@ -39,6 +39,7 @@ class Generator(nn.Module):
   @nn.compact
   def __call__(self, z: jax.Array, train: bool = False) -> jax.Array:
     """z [B, Z] -> images [B, S, S, C]."""
+    check_at_least(1, {"task.generator.width": self.width, "task.generator.latent_dim": self.latent_dim})
     side, _, channels = self.image_shape
     norm = functools.partial(batch_norm, train)
     up = functools.partial(ConvTranspose, kernel_size=(4, 4), use_bias=False, kernel_init=_weights)
@@ -59,6 +60,7 @@ class Discriminator(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
     """x [B, S, S, C] -> logits [B]; batch norm leaves out the images whose mask [B] is 0."""
+    check_at_least(1, {"task.discriminator.width": self.width})
     if mask is not None:
       mask = mask[:, None, None, None]
     norm = functools.partial(batch_norm, train)
