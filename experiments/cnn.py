@@ -12,7 +12,12 @@ from dlcourse.tasks.supervised import Classify
 
 
 def lenet5() -> Experiment:
-  """LeNet-5 as published (LeCun et al., 1998; H2.10.2) on 5,000 handwritten digits."""
+  """LeNet-5 as published (LeCun et al., 1998; H2.10.2) on 5,000 handwritten digits.
+
+  Result: test accuracy 96.80 % ± 0.83 (5 stratified folds, 95 % interval), 0.4 min each, busy 2-core AMD EPYC;
+  `dlcourse study cnn.lenet5_seeds`. On full Fashion-MNIST 90.19 % (1 seed, 1.8 min) with
+  `--data.source=idx:FOLDER --steps=8000 --eval_every=500 --best.patience=None`.
+  """
   return Experiment(
     data=Images("mnist_5k", batch_size=128, size=32, scale="standard"),
     task=Classify(LeNet5(activation="tanh"), Sgd(learning_rate=0.05, momentum=0.9, schedule="cosine")),
@@ -25,7 +30,11 @@ def lenet5() -> Experiment:
 
 
 def lenet5_shifts() -> Experiment:
-  """LeNet-5 on digits that move by up to ±2 pixels while it trains, longer and with weight decay."""
+  """LeNet-5 on digits that move by up to ±2 pixels while it trains, longer and with weight decay.
+
+  Result: test accuracy 98.68 % ± 0.36 (5 stratified folds, 95 % interval), 1.1 min each, busy 2-core AMD EPYC;
+  `dlcourse study cnn.lenet5_seeds`.
+  """
   return Experiment(
     data=Images("mnist_5k", batch_size=32, size=32, scale="standard", augment=(Shift(2),), validation=0.03),
     task=Classify(
@@ -41,7 +50,11 @@ def lenet5_shifts() -> Experiment:
 
 
 def mlp() -> Experiment:
-  """The lab's multilayer perceptron with batch norm and dropout (H1.4.5, Practical Work) on digits."""
+  """The lab's multilayer perceptron with batch norm and dropout (H1.4.5, Practical Work) on digits.
+
+  Result: test accuracy 94.43 % (seeds 0-2: 94.3, 95.1, 93.9), 0.1 min each, busy 2-core AMD EPYC;
+  `dlcourse train cnn.mlp --seed=SEED`.
+  """
   return Experiment(
     data=Images("mnist_5k", batch_size=128, size=28),
     task=Classify(MLP(), AdamW(learning_rate=1e-3, schedule="cosine")),
@@ -54,7 +67,10 @@ def mlp() -> Experiment:
 
 
 def lenet5_seeds() -> Study:
-  """LeNet-5 on 5 stratified folds of the digits, with and without ±2-pixel shifts."""
+  """LeNet-5 on 5 stratified folds of the digits, with and without ±2-pixel shifts.
+
+  Result: 96.80 % ± 0.83 without, 98.68 % ± 0.36 with shifts; 8 min in all, busy 2-core AMD EPYC.
+  """
   return Study(
     runs=tuple(
       Run(label, f"cnn.{name}", (f"--data.fold={fold}",), seed=fold)
