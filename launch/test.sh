@@ -2,7 +2,7 @@
 # All checks, in an environment of its own; arguments go to pytest: launch/test.sh -k lenet
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-install dev
+install dev,parity
 cd "$ROOT"
 "$VENV/bin/ruff" check --quiet .
 "$VENV/bin/ruff" format --quiet --check .
