@@ -59,8 +59,10 @@ class Checkpoints:
   before it is deleted, so that a process killed at any moment leaves only whole checkpoints.
   """
 
-  def __init__(self, folder: pathlib.Path, keep: int = 2):
+  def __init__(self, folder: pathlib.Path, keep: int = 2, read_only: bool = False):
+    """Opens the folder; `read_only` leaves a training that is still writing there undisturbed."""
     self._folder = folder
+    self._read_only = read_only
     self._policy = _LatestAndBest(keep)
     self._open = False
 
@@ -76,8 +78,9 @@ class Checkpoints:
         options=ocp.CheckpointManagerOptions(
           preservation_policy=self._policy,
           save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
-          cleanup_tmp_directories=True,
+          cleanup_tmp_directories=not self._read_only,
           todelete_subdir="trash",
+          read_only=self._read_only,
         ),
       )
     except (OSError, ValueError) as error:
@@ -134,7 +137,7 @@ class Checkpoints:
       return
     self._manager.wait_until_finished()
     self._manager.close()
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and not self._read_only:
       shutil.rmtree(self._folder / "trash", ignore_errors=True)
 
 

@@ -63,6 +63,8 @@ class Experiment:
   def __post_init__(self) -> None:
     """Refuses intervals that never come."""
     check_at_least(1, {name: getattr(self, name) for name in ("steps", "log_every", "eval_every")})
+    if self.best.patience is not None:
+      check_at_least(1, {"best.patience": self.best.patience})
 
 
 @dataclasses.dataclass(frozen=True)

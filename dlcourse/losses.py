@@ -19,7 +19,8 @@ def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     [B] nats.
   """
   chex.assert_equal_shape((logits, targets))
-  nats = optax.sigmoid_binary_cross_entropy(logits, targets)
+  # max(x, 0) - x t + log(1 + exp(-|x|)): one exponential a pixel, where optax's form takes two.
+  nats = jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
   return nats.reshape(nats.shape[0], -1).sum(axis=-1)
 
 

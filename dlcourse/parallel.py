@@ -73,6 +73,8 @@ def start_distributed(coordinator: str | None, processes: int, process_id: int) 
     UserError: the numbers do not make a run.
   """
   if coordinator is None:
+    if processes > 1 or process_id > 0:
+      raise UserError("a run of several processes needs --coordinator=HOST:PORT of process 0")
     return
   if not re.fullmatch(r".+:\d+", coordinator):
     raise UserError(f"--coordinator={coordinator} is not HOST:PORT, like node0:1234")

@@ -12,7 +12,7 @@ from dlcourse.experiment import Run, Study, load
 from dlcourse.report.write import markdown, save
 from dlcourse.train import Options, train
 from dlcourse.trained import open_trained, report
-from dlcourse.workdir import read_json, write_json
+from dlcourse.workdir import create, new_record, read_json, write_json
 
 
 def run_study(study: Study, path: pathlib.Path, overrides: Sequence[str] = ()) -> Report:
@@ -42,11 +42,13 @@ def folders(study: Study) -> list[tuple[Run, str]]:
 
 
 def _result(run: Run, path: pathlib.Path, overrides: Sequence[str]) -> dict[str, Any]:
-  if not (path / "result.json").exists():
-    every = [*run.overrides, *overrides]
-    train(run.experiment, every, load(run.experiment, every), path, Options(seed=run.seed))
-    return report(open_trained(path))
-  return read_json(path / "result.json")
+  every = [*run.overrides, *overrides]
+  experiment = load(run.experiment, every)
+  if (path / "result.json").exists():
+    create(path, new_record(run.experiment, every, run.seed, experiment))  # refuses the result of another run
+    return read_json(path / "result.json")
+  train(run.experiment, every, experiment, path, Options(seed=run.seed))
+  return report(open_trained(path))
 
 
 def interval(values: Sequence[float]) -> float:

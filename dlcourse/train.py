@@ -1,6 +1,7 @@
 """The training loop: restore -> step -> log -> evaluate -> save. It knows only `Task`."""
 
 import dataclasses
+import math
 import pathlib
 import time
 from typing import NamedTuple
@@ -93,6 +94,7 @@ def loop(session: Session, state: TrainState, progress: Progress) -> None:
     evaluates = step % experiment.eval_every == 0 or step == experiment.steps
     if evaluates or step % experiment.log_every == 0:
       values = metrics.read(metrics.accumulate(pending))
+      _check_finite(step, values)
       display.show(step, "train", values)
       log.write(step, "train", values | {"seconds": round(time.perf_counter() - started, 4)})
       pending, started = [], time.perf_counter()
@@ -105,6 +107,15 @@ def loop(session: Session, state: TrainState, progress: Progress) -> None:
       started = time.perf_counter()
   if gave_up(experiment.best, progress):
     display.note(f"stopped at step {step}: no better {experiment.best.metric} since {progress.best_step}")
+
+
+def _check_finite(step: int, values: dict[str, float]) -> None:
+  """A diverged run stops: it would only write NaN over everything that is still of use."""
+  for name, value in values.items():
+    if not math.isfinite(value):
+      raise UserError(
+        f"{name} is {value} at step {step}: training has diverged; a lower learning rate may help"
+      )
 
 
 def advance(session: Session, state: TrainState, step: int) -> tuple[TrainState, dict, int]:

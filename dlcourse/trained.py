@@ -45,14 +45,16 @@ def open_trained(path: pathlib.Path, which: Which = "best", devices: int | None 
   """
   experiment, record = workdir.rebuild(path)
   data, program = assemble(experiment, devices, "jit")
-  checkpoints = Checkpoints(path / "checkpoints")
-  restored = checkpoints.restore(program.state)
-  if restored is None:
-    raise UserError(f"{path} has no checkpoint yet; train it first (same --experiment and --workdir)")
-  state, progress = restored
-  if which == "best" and progress.best_step not in (None, int(state.step)):
-    state, _ = checkpoints.restore(program.state, progress.best_step)
-  checkpoints.close()
+  checkpoints = Checkpoints(path / "checkpoints", read_only=True)
+  try:
+    restored = checkpoints.restore(program.state)
+    if restored is None:
+      raise UserError(f"{path} has no checkpoint yet; train it first (same --experiment and --workdir)")
+    state, progress = restored
+    if which == "best" and progress.best_step not in (None, int(state.step)):
+      state, _ = checkpoints.restore(program.state, progress.best_step)
+  finally:
+    checkpoints.close()
   return Trained(path, experiment, data, program, state, progress, record)
 
 

@@ -85,3 +85,16 @@ def test_a_checkpoint_that_cannot_be_used_says_so_in_one_line(tmp_path, damage):
     Checkpoints(tmp_path / "c").restore(target)
   assert "\n" not in str(refused.value)
   assert "damaged or of another network" in str(refused.value)
+
+
+def test_a_reader_leaves_an_unfinished_save_alone(tmp_path):
+  checkpoints = Checkpoints(tmp_path / "c")
+  checkpoints.save(state_at(7), Progress())
+  checkpoints.close()
+  unfinished = tmp_path / "c" / "8.orbax-checkpoint-tmp"
+  unfinished.mkdir()
+  reader = Checkpoints(tmp_path / "c", read_only=True)
+  restored, _ = reader.restore(shapes(state_at(0)))
+  reader.close()
+  assert int(restored.step) == 7
+  assert unfinished.exists()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dlcourse import study as study_module
+from dlcourse.errors import UserError
 from dlcourse.experiment import Run, Study
 from dlcourse.study import folders, interval, mean_by_label, run_study
 
@@ -61,3 +62,10 @@ def test_a_study_runs_what_is_missing_and_summarises_all(tmp_path, monkeypatch):
   assert trained == ["mlp-1"]
   assert again[0]["accuracy"] == first[0]["accuracy"]
   assert json.loads((tmp_path / "study.json").read_text())["tables"]["summary"] == again
+
+
+def test_a_result_of_other_settings_is_not_taken_for_this_study(tmp_path):
+  study = Study((Run("mlp", "cnn.mlp", TINY),), mean_by_label("accuracy"))
+  run_study(study, tmp_path)
+  with pytest.raises(UserError, match="holds another run: steps was 4 and is now 6"):
+    run_study(study, tmp_path, ["--steps=6"])

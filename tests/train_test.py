@@ -167,3 +167,8 @@ def test_fields_that_make_no_network_are_refused_in_one_line(name, override):
   with pytest.raises(UserError) as refused:
     assemble(load(name, ["--data.source=digits", "--data.batch_size=8", *override]), 1, "jit")
   assert "\n" not in str(refused.value)
+
+
+def test_a_diverged_run_stops_and_says_when(tmp_path):
+  with pytest.raises(UserError, match="at step 5: training has diverged"):
+    run(tmp_path, "--task.optimizer.learning_rate=1e30", "--task.model.norm=False")

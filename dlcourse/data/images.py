@@ -88,8 +88,8 @@ class Images(DataRecipe):
     if not 0 < self.validation < 1:
       raise UserError(f"--data.validation={self.validation} is a share between 0 and 1, like 0.1")
     splits = dict(source.splits)
-    if "all" in splits:
-      whole = _shuffled(splits.pop("all"), self.split_seed)
+    if "test" not in splits:
+      whole = _shuffled(splits.pop("all" if "all" in splits else "train"), self.split_seed)
       test = _ranks(whole["label"]) % self.folds == self.fold
       splits |= {"train": _rows(whole, ~test), "test": _rows(whole, test)}
     if "validation" not in splits:
