@@ -133,8 +133,9 @@ def find(name: str, kind: type = Experiment) -> Callable:
 def _import_file(path: pathlib.Path) -> ModuleType:
   if not path.is_file():
     raise UserError(f"no such file: {path}; a recipe is named MODULE.FUNCTION or FILE.py:FUNCTION")
-  spec = importlib.util.spec_from_file_location(path.stem, path)
-  module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
+  name = f"dlcourse_file_{path.stem}"  # a file called random.py must not become the module random
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
   try:
     spec.loader.exec_module(module)
   except (SyntaxError, ImportError, NameError, TypeError, AttributeError) as error:

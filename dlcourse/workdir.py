@@ -202,7 +202,8 @@ class MetricsLog:
     """Flushes both."""
     if self._file is not None:
       self._file.close()
-      self._board.close()
+      if "_board" in self.__dict__:  # made by the first line only
+        self._board.close()
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

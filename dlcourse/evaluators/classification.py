@@ -36,9 +36,8 @@ class ConfusionMatrix(Evaluator):
     recall = np.diag(counts) / np.maximum(counts.sum(axis=1), 1)
     wrong = np.flatnonzero(guessed != labels)
     worst = wrong[np.argsort(-probabilities[wrong, guessed[wrong]])][: self.pictures]
-    titles = [
-      f"{classes[labels[i]]} → {classes[guessed[i]]}  {probabilities[i, guessed[i]]:.0%}" for i in worst
-    ]
+    short = [name if len(name) <= 12 else f"{name[:11]}…" for name in classes]
+    titles = [f"{short[labels[i]]} →\n{short[guessed[i]]} {probabilities[i, guessed[i]]:.0%}" for i in worst]
     pairs = [(counts[i, j], i, j) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
     figures = {"confusion_matrix": confusion_figure(counts, classes)}
     if len(worst):

@@ -55,7 +55,8 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
   figure.colorbar(image, ax=axes, shrink=0.8, label="share of the label")
   ticks = np.arange(len(classes))
   axes.set(xlabel="prediction", ylabel="label")
-  axes.set_xticks(ticks, classes, rotation=45 if max(map(len, classes)) > 3 else 0)
+  slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+  axes.set_xticks(ticks, classes, **(slanted if max(map(len, classes)) > 3 else {}))
   axes.set_yticks(ticks, classes)
   if len(classes) <= 25:
     for i, j in zip(*np.nonzero(counts), strict=True):
@@ -80,7 +81,7 @@ def roc_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]]) -> Fi
 def labelled_images(images: np.ndarray, titles: Sequence[str], columns: int = 6) -> Figure:
   """uint8 images [N, H, W, C], each under its title."""
   rows = -(-len(images) // columns)
-  figure = _figure(1.6 * columns, 1.85 * rows)
+  figure = _figure(1.6 * columns, 2.05 * rows)
   for index, axes in enumerate(np.atleast_1d(figure.subplots(rows, columns)).flat):
     axes.set_axis_off()
     if index < len(images):

@@ -60,7 +60,7 @@ def test_the_worst_confusions_are_the_most_confident_errors():
   axes = [axes for axes in report.figures["worst_confusions"].axes if axes.get_images()]
   assert [int(a.get_images()[0].get_array()[0, 0]) for a in axes] == worst.tolist()
   first = worst[0]
-  assert axes[0].get_title().startswith(f"{CLASSES[LABELS[first]]} → {CLASSES[guessed[first]]}")
+  assert axes[0].get_title().startswith(f"{CLASSES[LABELS[first]]} →\n{CLASSES[guessed[first]]}")
 
 
 def test_a_classifier_without_errors_has_recall_one_and_no_confusions():
