@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from dlcourse.errors import UserError
+from dlcourse.errors import UserError, first_line
 
 PyTree = Any
 
@@ -84,7 +84,7 @@ class Checkpoints:
         ),
       )
     except (OSError, ValueError) as error:
-      raise UserError(f"{self._folder} cannot be used: {_first_line(error)}") from error
+      raise UserError(f"{self._folder} cannot be used: {first_line(error)}") from error
     self._open = True
     return manager
 
@@ -113,7 +113,7 @@ class Checkpoints:
     except _DAMAGE as error:
       raise UserError(
         f"checkpoint {self._folder / str(step or '')} is damaged or of another network; move it away to go "
-        f"on from an older one ({type(error).__name__}: {_first_line(error)})"
+        f"on from an older one ({type(error).__name__}: {first_line(error)})"
       ) from error
     self._policy.best_step = progress.best_step
     return restored["state"], progress
@@ -139,7 +139,3 @@ class Checkpoints:
     self._manager.close()
     if jax.process_index() == 0 and not self._read_only:
       shutil.rmtree(self._folder / "trash", ignore_errors=True)
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).strip().splitlines() or ["no message"])[0][:200]

@@ -25,13 +25,31 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
   return UserError(f"unknown {kind} {name!r}; {hint}")
 
 
-def check_at_least(minimum: int, fields: Mapping[str, int]) -> None:
-  """Raises a `UserError` for the first flag whose value is below the minimum.
+def check_at_least(minimum: float, fields: Mapping[str, float]) -> None:
+  """Raises a `UserError` for the first flag whose value is below the minimum, or NaN.
 
   Args:
     minimum: the smallest value that makes sense.
     fields: "path.to.field" -> value.
   """
   for path, value in fields.items():
-    if value < minimum:
+    if not value >= minimum:
       raise UserError(f"--{path}={value} is too small; it has to be at least {minimum}")
+
+
+def check_between(low: float, high: float, fields: Mapping[str, float]) -> None:
+  """Raises a `UserError` for the first flag whose value is outside [low, high], or NaN.
+
+  Args:
+    low: the smallest value that makes sense.
+    high: the largest.
+    fields: "path.to.field" -> value.
+  """
+  for path, value in fields.items():
+    if not low <= value <= high:
+      raise UserError(f"--{path}={value} has to be between {low} and {high}")
+
+
+def first_line(error: BaseException) -> str:
+  """What an error says, in one line of at most 200 characters."""
+  return (str(error).strip().splitlines() or ["no message"])[0].strip()[:200]

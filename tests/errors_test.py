@@ -1,6 +1,6 @@
 import pytest
 
-from dlcourse.errors import UserError, check_at_least, unknown
+from dlcourse.errors import UserError, check_at_least, check_between, first_line, unknown
 
 
 def test_unknown_names_the_nearest_name():
@@ -17,3 +17,21 @@ def test_check_at_least_names_the_flag_and_the_bound():
   check_at_least(1, {"steps": 1})
   with pytest.raises(UserError, match=r"--data\.size=0 is too small; it has to be at least 1"):
     check_at_least(1, {"steps": 5, "data.size": 0})
+
+
+def test_check_at_least_refuses_nan():
+  with pytest.raises(UserError, match=r"--rate=nan"):
+    check_at_least(0, {"rate": float("nan")})
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_check_between_names_both_bounds(value):
+  check_between(0, 1, {"low": 0.0, "high": 1.0})
+  with pytest.raises(UserError, match=r"--dropout=\S+ has to be between 0 and 1"):
+    check_between(0, 1, {"dropout": value})
+
+
+def test_first_line_is_short_and_never_empty():
+  assert first_line(ValueError("\n a \n b")) == "a"
+  assert first_line(ValueError()) == "no message"
+  assert len(first_line(ValueError("x" * 999))) == 200
