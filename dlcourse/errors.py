@@ -50,6 +50,17 @@ def check_between(low: float, high: float, fields: Mapping[str, float]) -> None:
       raise UserError(f"--{path}={value} has to be between {low} and {high}")
 
 
+def check_below_one(fields: Mapping[str, float]) -> None:
+  """Raises a `UserError` for the first flag whose value is outside [0, 1), or NaN.
+
+  Args:
+    fields: "path.to.field" -> value.
+  """
+  for path, value in fields.items():
+    if not 0 <= value < 1:
+      raise UserError(f"--{path}={value} has to be at least 0 and below 1")
+
+
 def first_line(error: BaseException) -> str:
   """What an error says, in one line of at most 200 characters."""
   return (str(error).strip().splitlines() or ["no message"])[0].strip()[:200]

@@ -9,7 +9,14 @@ from typing import Any, Literal
 import jax
 import optax
 
+from dlcourse.errors import UserError, check_at_least, check_below_one
+
 PyTree = Any
+
+
+def _flags(recipe: "Optimizer", *names: str) -> dict[str, float]:
+  """Path of the flag -> value; `…`, as a task names its optimizers as it likes."""
+  return {f"task….{name}": getattr(recipe, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,12 +32,22 @@ class Optimizer:
   clip_norm: float | None = None
   """Largest global norm of the gradient (H3.5.7); None does not clip."""
 
+  def __post_init__(self) -> None:
+    """Refuses a rate, a warm-up or a norm that cannot be."""
+    check_at_least(0, _flags(self, "learning_rate", "warmup_steps"))
+    if self.clip_norm is not None and not self.clip_norm > 0:
+      raise UserError(f"--task….clip_norm={self.clip_norm} has to be above 0; None does not clip")
+
   def rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """The update rule itself; each optimizer gives its own."""
     raise NotImplementedError
 
   def build(self, steps: int) -> optax.GradientTransformation:
-    """The optax chain for a training of `steps` updates."""
+    """The optax chain for a training of `steps` updates.
+
+    Raises:
+      UserError: the warm-up is as long as the training, or longer.
+    """
     rule = self.rule(learning_rate_schedule(self, steps))
     if self.clip_norm is None:
       return rule
@@ -38,8 +55,17 @@ class Optimizer:
 
 
 def learning_rate_schedule(recipe: Optimizer, steps: int) -> optax.Schedule:
-  """step -> learning rate: linear warm-up, then the recipe's decay to 0 at `steps`."""
-  decay_steps = max(steps - recipe.warmup_steps, 1)
+  """step -> learning rate: linear warm-up, then the recipe's decay to 0 at `steps`.
+
+  Raises:
+    UserError: the warm-up is as long as the training, or longer.
+  """
+  decay_steps = steps - recipe.warmup_steps
+  if decay_steps < 1:
+    raise UserError(
+      f"--task….warmup_steps={recipe.warmup_steps} leaves none of the {steps} steps for the peak rate; "
+      "lower it or raise --steps"
+    )
   match recipe.schedule:
     case "constant":
       decay = optax.constant_schedule(recipe.learning_rate)
@@ -86,6 +112,12 @@ class Sgd(Optimizer):
   weight_decay: float = 0.0
   """L2 regularisation of kernels, added to the gradient."""
 
+  def __post_init__(self) -> None:
+    """Refuses a momentum that does not fade, and negative decay."""
+    super().__post_init__()
+    check_below_one(_flags(self, "momentum"))
+    check_at_least(0, _flags(self, "weight_decay"))
+
   def rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """optax.sgd."""
     momentum = self.momentum or None  # None keeps no buffer
@@ -103,6 +135,12 @@ class Adam(Optimizer):
   eps: float = 1e-8
   """Added to the root of the second moment."""
 
+  def __post_init__(self) -> None:
+    """Refuses moments that do not fade, and a negative eps."""
+    super().__post_init__()
+    check_below_one(_flags(self, "b1", "b2"))
+    check_at_least(0, _flags(self, "eps"))
+
   def rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """optax.adam."""
     return optax.adam(learning_rate, self.b1, self.b2, self.eps)
@@ -114,6 +152,11 @@ class AdamW(Adam):
 
   weight_decay: float = 1e-2
   """λ, times the learning rate."""
+
+  def __post_init__(self) -> None:
+    """Refuses negative decay too."""
+    super().__post_init__()
+    check_at_least(0, _flags(self, "weight_decay"))
 
   def rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """optax.adamw."""
@@ -132,6 +175,12 @@ class RmsProp(Optimizer):
   """Momentum on the scaled gradient; 0 keeps no buffer."""
   eps: float = 1e-8
   """Added to the second moment under the root."""
+
+  def __post_init__(self) -> None:
+    """Refuses moments that do not fade, and a negative eps."""
+    super().__post_init__()
+    check_below_one(_flags(self, "decay", "momentum"))
+    check_at_least(0, _flags(self, "eps"))
 
   def rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """optax.rmsprop."""

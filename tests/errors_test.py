@@ -1,6 +1,6 @@
 import pytest
 
-from dlcourse.errors import UserError, check_at_least, check_between, first_line, unknown
+from dlcourse.errors import UserError, check_at_least, check_below_one, check_between, first_line, unknown
 
 
 def test_unknown_names_the_nearest_name():
@@ -29,6 +29,13 @@ def test_check_between_names_both_bounds(value):
   check_between(0, 1, {"low": 0.0, "high": 1.0})
   with pytest.raises(UserError, match=r"--dropout=\S+ has to be between 0 and 1"):
     check_between(0, 1, {"dropout": value})
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
+def test_check_below_one_takes_zero_and_refuses_one(value):
+  check_below_one({"b1": 0.0, "b2": 0.999})
+  with pytest.raises(UserError, match=rf"--b2={value} has to be at least 0 and below 1"):
+    check_below_one({"b1": 0.9, "b2": value})
 
 
 def test_first_line_is_short_and_never_empty():

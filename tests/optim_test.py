@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from dlcourse.errors import UserError
 from dlcourse.optim import AdaGrad, Adam, AdamW, RmsProp, Sgd, decay_mask, learning_rate_schedule
 
 STEPS, RATE = 100, 0.05
@@ -146,3 +147,29 @@ def test_warm_up_rises_to_the_peak_and_the_decay_still_ends_at_zero():
 def test_the_schedule_reaches_the_update():
   recipe = Sgd(learning_rate=1.0, schedule="linear")
   np.testing.assert_allclose(run(recipe, lambda w: np.ones(3)), np.array([1.0, -2.0, 3.0]) - 50.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("recipe", "field", "value"),
+  [
+    *((recipe, "learning_rate", -0.1) for recipe in (Sgd, Adam, AdamW, RmsProp, AdaGrad)),
+    (Sgd, "learning_rate", float("nan")),
+    (Adam, "warmup_steps", -1),
+    *((AdaGrad, "clip_norm", value) for value in (0.0, -1.0, float("nan"))),
+    *((Sgd, "momentum", value) for value in (-0.1, 1.0)),
+    *((RmsProp, name, 1.0) for name in ("momentum", "decay")),
+    *((AdamW, name, 1.0) for name in ("b1", "b2")),
+    *((recipe, "eps", -1e-8) for recipe in (Adam, RmsProp)),
+    *((recipe, "weight_decay", -0.1) for recipe in (Sgd, AdamW)),
+  ],
+)
+def test_a_number_that_makes_no_sense_is_refused(recipe, field, value):
+  with pytest.raises(UserError, match=f"--task….{field}={value} (is|has)"):
+    recipe(**{field: value})
+
+
+@pytest.mark.parametrize("warmup_steps", [100, 500])
+def test_a_warm_up_that_leaves_no_step_is_refused(warmup_steps):
+  Sgd(warmup_steps=99).build(100)
+  with pytest.raises(UserError, match=f"--task….warmup_steps={warmup_steps} leaves none of the 100 steps"):
+    Sgd(warmup_steps=warmup_steps).build(100)

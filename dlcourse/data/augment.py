@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dlcourse.errors import check_at_least
+from dlcourse.errors import UserError, check_at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,14 @@ class Shift(Augmentation):
     check_at_least(0, {"data.augment….pixels": self.pixels})
 
   def __call__(self, key: jax.Array, images: jax.Array) -> jax.Array:
-    """A crop at a random place of the zero-padded image."""
-    p = self.pixels
+    """A crop at a random place of the zero-padded image.
+
+    Raises:
+      UserError: an image could be moved out of its own frame.
+    """
+    p, (height, width) = self.pixels, images.shape[1:3]
+    if p >= min(height, width):
+      raise UserError(f"--data.augment….pixels={p} leaves nothing of an image of {height}x{width}; lower it")
     if not p:
       return images
     padded = jnp.pad(images, ((0, 0), (p, p), (p, p), (0, 0)))

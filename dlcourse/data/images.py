@@ -45,15 +45,22 @@ class Images(DataRecipe):
   split_seed: int = 0
   """Seed of folds and validation split."""
 
+  def __post_init__(self) -> None:
+    """Refuses numbers that fit no source."""
+    check_at_least(1, {"data.batch_size": self.batch_size, "data.size": self.size})
+    check_at_least(2, {"data.folds": self.folds})
+    check_at_least(0, {"data.fold": self.fold, "data.split_seed": self.split_seed})
+    if not 0 < self.validation < 1:
+      raise UserError(f"--data.validation={self.validation} is a share between 0 and 1, like 0.1")
+
   def build(self) -> Data:
     """Loads, splits, resizes; see `Data`.
 
     Raises:
       UserError: the source does not exist or cannot be had, or the fields do not fit it.
     """
-    check_at_least(1, {"data.batch_size": self.batch_size, "data.size": self.size})
-    check_at_least(2, {"data.folds": self.folds})
-    check_at_least(0, {"data.split_seed": self.split_seed})
+    if self.fold >= self.folds:
+      raise UserError(f"--data.fold={self.fold} is outside 0 … {self.folds - 1} (--data.folds)")
     source = load_images(self.source, self.size)
     splits = {name: self._fit(part) for name, part in self._split(source).items()}
     scale, unscale = _scaling(self.scale, splits["train"]["image"])
@@ -67,6 +74,7 @@ class Images(DataRecipe):
 
     batch = shuffled(splits["train"], self.batch_size)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0, 0))
+    jax.eval_shape(lambda batch: prepare(jax.random.key(0), batch), shapes)  # does every augmentation fit?
 
     def eval_batches(split):
       if split not in splits:
@@ -78,15 +86,11 @@ class Images(DataRecipe):
       batch=batch,
       eval_batches=eval_batches,
       sizes={name: len(part["label"]) for name, part in splits.items()},
-      description=f"{source.description} Licence: {source.licence}. {source.citation}",
+      description=f"{source.description}. Licence: {source.licence}. Citation: {source.citation}",
     )
 
   def _split(self, source: ImageSet) -> dict[str, Arrays]:
     """The three splits of a source, stratified by class where they are made here."""
-    if not 0 <= self.fold < self.folds:
-      raise UserError(f"--data.fold={self.fold} is outside 0 … {self.folds - 1} (--data.folds)")
-    if not 0 < self.validation < 1:
-      raise UserError(f"--data.validation={self.validation} is a share between 0 and 1, like 0.1")
     splits = dict(source.splits)
     if "test" not in splits:
       whole = _shuffled(splits.pop("all" if "all" in splits else "train"), self.split_seed)
@@ -99,7 +103,10 @@ class Images(DataRecipe):
       splits |= {"train": _rows(train, ~held_out), "validation": _rows(train, held_out)}
     empty = [name for name, part in splits.items() if not len(part["label"])]
     if empty:
-      raise UserError(f"{self.source}: too few images, the split {empty[0]!r} would be empty")
+      raise UserError(
+        f"{self.source}: too few images, the split {empty[0]!r} would be empty; add images, or change "
+        "--data.validation or --data.folds"
+      )
     return splits
 
   def _fit(self, part: Arrays) -> Arrays:

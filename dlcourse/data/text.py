@@ -30,13 +30,18 @@ class Text(DataRecipe):
   held_out: float = 0.1
   """Share of every document that is not trained on."""
 
+  def __post_init__(self) -> None:
+    """Refuses numbers that fit no text."""
+    check_at_least(1, {"data.batch_size": self.batch_size, "data.seq_len": self.seq_len})
+    if not 0 < self.held_out < 1:
+      raise UserError(f"--data.held_out={self.held_out} is a share between 0 and 1, like 0.1")
+
   def build(self) -> Data:
     """Loads and cuts; see `Data`. A batch has tokens, targets, mask [B, T] and reset [B].
 
     Raises:
       UserError: the source does not exist or cannot be had, or is too short for the fields.
     """
-    check_at_least(1, {"data.batch_size": self.batch_size, "data.seq_len": self.seq_len})
     corpus = load_corpus(self.source)
     vocabulary = tuple(sorted(set().union(*corpus.documents.values())))
     numbers = {symbol: number for number, symbol in enumerate(vocabulary)}
@@ -64,13 +69,11 @@ class Text(DataRecipe):
       batch=batch,
       eval_batches=eval_batches,
       sizes={split: len(tokens) for split, tokens in texts.items()},
-      description=f"{corpus.description} Licence: {corpus.licence}. {corpus.citation}",
+      description=f"{corpus.description}. Licence: {corpus.licence}. Citation: {corpus.citation}",
     )
 
   def _split(self, documents) -> dict[str, str]:
     """The three splits, each the documents' parts joined."""
-    if not 0 < self.held_out < 1:
-      raise UserError(f"--data.held_out={self.held_out} is a share between 0 and 1, like 0.1")
     parts = {"train": [], "validation": [], "test": []}
     for text in documents.values():
       start = round(len(text) * (1 - self.held_out))

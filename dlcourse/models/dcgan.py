@@ -36,10 +36,14 @@ class Generator(nn.Module):
   image_shape: tuple[int, int, int] | None = None
   """(S, S, C); None: that of the data."""
 
+  def __post_init__(self) -> None:
+    """Refuses layers without a unit."""
+    check_at_least(1, {"task.generator.latent_dim": self.latent_dim, "task.generator.width": self.width})
+    super().__post_init__()
+
   @nn.compact
   def __call__(self, z: jax.Array, train: bool = False) -> jax.Array:
     """z [B, Z] -> images [B, S, S, C]."""
-    check_at_least(1, {"task.generator.width": self.width, "task.generator.latent_dim": self.latent_dim})
     side, _, channels = self.image_shape
     norm = functools.partial(batch_norm, train)
     up = functools.partial(ConvTranspose, kernel_size=(4, 4), use_bias=False, kernel_init=_weights)
@@ -57,10 +61,14 @@ class Discriminator(nn.Module):
   width: int = 64
   """Filters of the first layer."""
 
+  def __post_init__(self) -> None:
+    """Refuses layers without a unit."""
+    check_at_least(1, {"task.discriminator.width": self.width})
+    super().__post_init__()
+
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
     """x [B, S, S, C] -> logits [B]; batch norm leaves out the images whose mask [B] is 0."""
-    check_at_least(1, {"task.discriminator.width": self.width})
     if mask is not None:
       mask = mask[:, None, None, None]
     norm = functools.partial(batch_norm, train)

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 
+from dlcourse.errors import check_at_least, check_below_one
 from dlcourse.models.layers import Activation, activate, batch_norm
 
 
@@ -13,7 +14,7 @@ class MLP(nn.Module):
   """
 
   hidden_dims: tuple[int, ...] = (256, 128)
-  """Width of each hidden layer."""
+  """Width of each hidden layer; none: a linear model."""
   activation: Activation = "relu"
   """After every hidden layer."""
   norm: bool = True
@@ -22,6 +23,12 @@ class MLP(nn.Module):
   """Probability that a hidden unit is dropped in training (H1.4.5)."""
   num_classes: int | None = None
   """Width of the output; None: as many as the data has classes."""
+
+  def __post_init__(self) -> None:
+    """Refuses layers without a unit, and to drop every unit."""
+    check_at_least(1, {"task.model.hidden_dims": min(self.hidden_dims, default=1)})
+    check_below_one({"task.model.dropout": self.dropout})
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dlcourse.errors import check_at_least, check_below_one
+
 Carry = tuple[Any, ...]
 
 
@@ -28,6 +30,13 @@ class CharLSTM(nn.Module):
   """Probability that a connection between layers is dropped in training; recurrent ones are kept."""
   vocab_size: int | None = None
   """Number of symbols; None: as many as the data has."""
+
+  def __post_init__(self) -> None:
+    """Refuses layers without a unit, no layer at all, and to drop every connection."""
+    sizes = {name: getattr(self, name) for name in ("embed_dim", "hidden_dim", "num_layers")}
+    check_at_least(1, {f"task.model.{name}": size for name, size in sizes.items()})
+    check_below_one({"task.model.dropout": self.dropout})
+    super().__post_init__()
 
   def initial_carry(self, batch_size: int) -> Carry:
     """Zeros: one (cell, hidden) pair of [B, H] a layer."""

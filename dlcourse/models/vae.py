@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlcourse.errors import check_at_least
 from dlcourse.models.layers import Activation, activate
 
 
@@ -22,6 +23,11 @@ class MLPVAE(nn.Module):
   """After the hidden layers (tanh in the paper)."""
   image_shape: tuple[int, int, int] | None = None
   """(height, width, channels); None: that of the data."""
+
+  def __post_init__(self) -> None:
+    """Refuses layers without a unit."""
+    check_at_least(1, {"task.model.hidden_dim": self.hidden_dim, "task.model.latent_dim": self.latent_dim})
+    super().__post_init__()
 
   def setup(self) -> None:
     """Layers are shared by `encode`, `decode` and `__call__`."""

@@ -9,7 +9,7 @@ import optax
 
 from dlcourse import losses, metrics
 from dlcourse.data.recipe import Spec
-from dlcourse.errors import UserError
+from dlcourse.errors import UserError, check_between
 from dlcourse.optim import Optimizer
 from dlcourse.parallel import global_sum
 from dlcourse.task import (
@@ -167,6 +167,10 @@ class Compete(TaskRecipe):
   """Decay of the moving average of the generator's weights, which is what samples are drawn from."""
   real_label: float = 1.0
   """Label of real images for the discriminator; 0.9 smooths it (H4.6.2)."""
+
+  def __post_init__(self) -> None:
+    """Refuses a decay that is no weight, and a label that is no probability."""
+    check_between(0, 1, {"task.ema_decay": self.ema_decay, "task.real_label": self.real_label})
 
   def build(self, spec: Spec, steps: int) -> Task:
     """The non-saturating game."""

@@ -9,7 +9,7 @@ import optax
 
 from dlcourse import losses, metrics
 from dlcourse.data.recipe import Spec
-from dlcourse.errors import UserError
+from dlcourse.errors import UserError, check_at_least
 from dlcourse.optim import Optimizer
 from dlcourse.task import (
   Task,
@@ -91,6 +91,10 @@ class Autoencode(TaskRecipe):
   """How it is trained."""
   beta: float = 1.0
   """Weight of the KL term; 1 is the ELBO."""
+
+  def __post_init__(self) -> None:
+    """Refuses a reward for distance from the prior."""
+    check_at_least(0, {"task.beta": self.beta})
 
   def build(self, spec: Spec, steps: int) -> Task:
     """The ELBO in nats."""

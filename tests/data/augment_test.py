@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from dlcourse.data.augment import Flip, Shift
+from dlcourse.errors import UserError
 
 IMAGES = np.random.default_rng(0).uniform(0.1, 1, size=(64, 6, 5, 2)).astype(np.float32)
 
@@ -29,6 +30,14 @@ def test_every_shifted_image_is_its_original_moved_by_at_most_so_many_pixels(pix
 
 def test_no_shift_changes_nothing():
   np.testing.assert_array_equal(Shift(0)(jax.random.key(0), IMAGES), IMAGES)
+
+
+def test_a_shift_that_makes_no_sense_is_refused():
+  with pytest.raises(UserError, match="pixels=-1 is too small"):
+    Shift(-1)
+  assert Shift(4)(jax.random.key(0), IMAGES).shape == IMAGES.shape
+  with pytest.raises(UserError, match="pixels=5 leaves nothing of an image of 6x5"):
+    Shift(5)(jax.random.key(0), IMAGES)
 
 
 def test_about_half_of_the_images_are_mirrored_left_to_right_and_the_others_kept():

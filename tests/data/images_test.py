@@ -128,11 +128,32 @@ def test_small_images_are_padded_and_large_ones_resized():
 
 
 @pytest.mark.parametrize(
-  "fields",
-  [{"fold": 5}, {"fold": -1}, {"validation": 0.0}, {"validation": 1.0}, {"source": "digit"}, {"folds": 1}],
+  ("field", "value"),
+  [
+    ("batch_size", 0),
+    ("size", 0),
+    ("folds", 1),
+    ("fold", -1),
+    ("split_seed", -1),
+    ("validation", 0.0),
+    ("validation", 1.0),
+  ],
 )
-def test_fields_that_do_not_fit_are_refused(fields):
-  with pytest.raises(UserError):
+def test_a_number_that_fits_no_source_is_refused(field, value):
+  with pytest.raises(UserError, match=f"--data.{field}={value} is"):
+    Images("digits", **{field: value})
+
+
+@pytest.mark.parametrize(
+  ("fields", "said"),
+  [
+    ({"fold": 5}, "--data.fold=5 is outside 0 … 4"),
+    ({"source": "digit"}, "perhaps you meant 'digits'"),
+    ({"augment": (Shift(8),)}, "pixels=8 leaves nothing of an image of 8x8"),
+  ],
+)
+def test_fields_that_do_not_fit_are_refused(fields, said):
+  with pytest.raises(UserError, match=said):
     Images(**{"source": "digits", "size": 8} | fields).build()
 
 

@@ -114,8 +114,6 @@ def test_the_vocabulary_is_sorted_and_complete(data):
   [
     ({"batch_size": 200}, "lower --data.batch_size or --data.seq_len"),
     ({"seq_len": 200}, "symbols to"),
-    ({"held_out": 0.0}, "held_out"),
-    ({"held_out": 1.0}, "held_out"),
     ({"held_out": 0.01}, "validation"),
     ({"source": "shakespear"}, "perhaps you meant 'shakespeare'"),
   ],
@@ -123,6 +121,14 @@ def test_the_vocabulary_is_sorted_and_complete(data):
 def test_fields_that_do_not_fit_are_refused(folder, fields, said):
   with pytest.raises(UserError, match=said):
     Text(**{"source": f"file:{folder}", "batch_size": B, "seq_len": T} | fields).build()
+
+
+@pytest.mark.parametrize(
+  ("field", "value"), [("batch_size", 0), ("seq_len", 0), ("held_out", 0.0), ("held_out", 1.0)]
+)
+def test_a_number_that_fits_no_text_is_refused(field, value):
+  with pytest.raises(UserError, match=f"--data.{field}={value} is"):
+    Text("shakespeare", **{field: value})
 
 
 def test_an_unknown_split_is_refused(data):

@@ -71,6 +71,15 @@ def test_weights_start_with_deviation_two_hundredths():
   assert kernels.mean() == pytest.approx(0.0, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+  ("model", "field"),
+  [(Generator, "generator.latent_dim"), (Generator, "generator.width"), (Discriminator, "discriminator.width")],
+)
+def test_a_layer_without_a_unit_is_refused(model, field):
+  with pytest.raises(UserError, match=f"--task.{field}=0 is too small"):
+    model(**{field.split(".")[1]: 0})
+
+
 @pytest.mark.parametrize("side", [4, 12, 28, 31, 33, 48])
 def test_a_side_that_is_no_doubling_of_four_is_refused(side):
   with pytest.raises((ValueError, UserError), match=f"not {side}"):

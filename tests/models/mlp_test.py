@@ -2,7 +2,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from dlcourse.errors import UserError
 from dlcourse.models.mlp import MLP
 
 X = np.random.default_rng(0).normal(size=(6, 2, 2, 1)).astype(np.float32)
@@ -56,3 +58,17 @@ def test_evaluation_does_not_depend_on_the_other_rows_of_a_batch():
   variables = jax.jit(model.init)(jax.random.key(0), X)
   np.testing.assert_allclose(model.apply(variables, X)[:2], model.apply(variables, X[:2]), atol=1e-6)
   assert model.apply(variables, jnp.array(X)).shape == (6, 3)
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "named"),
+  [("hidden_dims", (8, 0), "0"), ("dropout", 1.0, "1.0"), ("dropout", -0.1, "-0.1")],
+)
+def test_a_field_that_makes_no_network_is_refused(field, value, named):
+  with pytest.raises(UserError, match=f"--task.model.{field}={named} (is|has)"):
+    MLP(**{field: value})
+
+
+def test_without_a_hidden_layer_it_is_linear():
+  params = jax.eval_shape(MLP(hidden_dims=(), num_classes=2).init, jax.random.key(0), X)["params"]
+  assert set(params) == {"output"}

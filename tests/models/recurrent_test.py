@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlcourse.errors import UserError
 from dlcourse.models.recurrent import CharLSTM
 
 B, T, V = 3, 8, 5
@@ -101,3 +102,11 @@ def test_dropout_acts_in_training_only(train):
 
   outputs = [logits(jax.random.key(seed)) for seed in (0, 1)]
   assert np.any(outputs[0] != outputs[1]) == train
+
+
+@pytest.mark.parametrize(
+  ("field", "value"), [("embed_dim", 0), ("hidden_dim", -1), ("num_layers", 0), ("dropout", 1.0)]
+)
+def test_a_field_that_makes_no_network_is_refused(field, value):
+  with pytest.raises(UserError, match=f"--task.model.{field}={value} (is|has)"):
+    CharLSTM(**{field: value})

@@ -2,7 +2,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from dlcourse.errors import UserError
 from dlcourse.models.vae import MLPVAE
 
 MODEL = MLPVAE(hidden_dim=7, latent_dim=3, activation="tanh", image_shape=(2, 4, 1))
@@ -44,3 +46,9 @@ def test_784_400_20_has_652_824_parameters():
   model = MLPVAE(image_shape=(28, 28, 1))
   params = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 28, 28, 1)), jax.random.key(0))
   assert sum(x.size for x in jax.tree.leaves(params)) == 785 * 400 + 2 * 401 * 20 + 21 * 400 + 401 * 784
+
+
+@pytest.mark.parametrize(("field", "value"), [("hidden_dim", 0), ("latent_dim", -1)])
+def test_a_field_that_makes_no_network_is_refused(field, value):
+  with pytest.raises(UserError, match=f"--task.model.{field}={value} (is|has)"):
+    MLPVAE(**{field: value})

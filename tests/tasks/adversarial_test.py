@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dlcourse.data.recipe import Spec
+from dlcourse.errors import UserError
 from dlcourse.models.dcgan import Discriminator, Generator
 from dlcourse.optim import Adam, Sgd
 from dlcourse.task import step_key
@@ -141,3 +142,10 @@ def test_padding_changes_no_metric_of_an_evaluation_by_batch_statistics():
   state = task.init(jax.random.key(0), batch)
   short, long = (task.eval_step(state, jax.random.key(1), b)["d_real"].value() for b in (batch, padded))
   assert short == pytest.approx(long, rel=1e-5)
+
+
+@pytest.mark.parametrize("field", ["ema_decay", "real_label"])
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_a_share_outside_0_to_1_is_refused(field, value):
+  with pytest.raises(UserError, match=f"--task.{field}={value} has to be between 0 and 1"):
+    Compete(LinearGenerator(), LinearDiscriminator(), Sgd(), Sgd(), **{field: value})

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dlcourse.data.recipe import Spec
+from dlcourse.errors import UserError
 from dlcourse.models.vae import MLPVAE
 from dlcourse.optim import Adam
 from dlcourse.tasks.variational import Autoencode
@@ -98,3 +99,8 @@ def test_generated_images_decode_a_standard_normal_draw(vae):
   logits = MODEL.clone(image_shape=(4, 4, 1)).apply({"params": state.params}, z, method="decode")
   np.testing.assert_allclose(images, 1 / (1 + np.exp(-logits)), atol=1e-5)
   assert images.shape == (9, 4, 4, 1)
+
+
+def test_a_negative_beta_is_refused():
+  with pytest.raises(UserError, match=r"--task\.beta=-1\.0 is too small"):
+    Autoencode(MODEL, Adam(), beta=-1.0)
