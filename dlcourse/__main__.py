@@ -3,6 +3,7 @@
 dlcourse train --experiment=cnn.lenet5 --task.model.activation=relu
 """
 
+import errno
 import os
 import pathlib
 import sys
@@ -37,12 +38,14 @@ flags.DEFINE_string("study", None, "Which study to run: MODULE.NAME (see `list`)
 
 
 def _options():
-  from dlcourse.train import Options
+  from dlcourse.experiment import Options
 
   return Options(FLAGS.seed, FLAGS.parallel, FLAGS.devices, FLAGS.steps_per_dispatch)
 
 
 def _workdir(name: str | None) -> pathlib.Path:
+  if FLAGS.workdir == "":
+    raise UserError("--workdir= names no folder; leave it out for runs/NAME")
   if FLAGS.workdir:
     return pathlib.Path(FLAGS.workdir)
   if name is None:
@@ -89,7 +92,7 @@ def sample(rest: list[str]) -> None:
 
   del rest
   request = Request(FLAGS.samples, FLAGS.prompt, FLAGS.length, FLAGS.temperature)
-  console.show_files(run(_trained(), request, FLAGS.seed))
+  console.show_samples(run(_trained(), request, FLAGS.seed))
 
 
 def report(rest: list[str]) -> None:
@@ -111,7 +114,7 @@ def study(rest: list[str]) -> None:
   if not FLAGS.study:
     raise UserError("which study? --study=NAME; `dlcourse list` shows them")
   path = _workdir(FLAGS.study)
-  console.show_study(path, run_study(find(FLAGS.study, Study)(), path, rest))
+  console.show_study(path, run_study(find(FLAGS.study, Study)(), path, rest, _options()))
 
 
 def show_list(rest: list[str]) -> None:
@@ -138,7 +141,7 @@ VERBS = {
   "train": Verb(train, ("experiment", *RUN, *PROCESSES), fields=True),
   "evaluate": Verb(evaluate, (*WORKDIR, "split")),
   "sample": Verb(sample, (*WORKDIR, "samples", "prompt", "length", "temperature", "seed")),
-  "study": Verb(study, ("study", "workdir"), fields=True),
+  "study": Verb(study, ("study", "workdir", "parallel", "devices", "steps_per_dispatch"), fields=True),
   "report": Verb(report, WORKDIR),
   "list": Verb(show_list),
 }
@@ -176,6 +179,8 @@ def _parse(argv: list[str]) -> tuple[Verb, list[str]]:
       raise UserError(f"--{flag} is not a flag of `{name}`; see dlcourse {name} --help")
   if set(HELP) & set(args):
     print(_help(name))
+    if name == "study" and FLAGS.study:
+      _show_runs(FLAGS.study)
     if not (verb.fields and FLAGS.experiment):
       sys.exit(0)
     rest.append("--help")  # for the fields of the experiment
@@ -184,11 +189,26 @@ def _parse(argv: list[str]) -> tuple[Verb, list[str]]:
   return verb, rest
 
 
+def _show_runs(name: str) -> None:
+  from dlcourse import console
+  from dlcourse.experiment import Study, find
+
+  console.show_runs(find(name, Study)())
+
+
+POSITIONAL = {
+  "train": "experiment",
+  "study": "study",
+  "evaluate": "workdir",
+  "sample": "workdir",
+  "report": "workdir",
+}
+
+
 def _named(verb: str, args: list[str]) -> list[str]:
-  """`dlcourse study NAME` and `dlcourse train NAME` mean --study=NAME and --experiment=NAME."""
-  flag = {"study": "--study", "train": "--experiment"}.get(verb)
-  if flag and args and not args[0].startswith("-"):
-    return [f"{flag}={args[0]}", *args[1:]]
+  """`train NAME`, `study NAME` and `evaluate DIR` mean --experiment=NAME, --study=NAME and --workdir=DIR."""
+  if verb in POSITIONAL and args and not args[0].startswith("-"):
+    return [f"--{POSITIONAL[verb]}={args[0]}", *args[1:]]
   return args
 
 
@@ -200,6 +220,8 @@ def _run(argv: list[str]) -> None:
 
 def main() -> None:
   """Entry point: 0 done, 2 what the user gave cannot be used, 130 interrupted."""
+  for stream in (sys.stdout, sys.stderr):
+    stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to stop
   logging.set_verbosity(logging.WARNING)  # Orbax alone has 40 lines a run to say at INFO
   try:
     app.run(_run, flags_parser=_parse)
@@ -210,9 +232,9 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(141)
   except OSError as error:
-    if error.filename is None:
+    if error.filename is None and error.errno != errno.ENOSPC:
       raise
-    print(f"dlcourse: {error.filename} cannot be used: {error.strerror}", file=sys.stderr)
+    print(f"dlcourse: {error.filename or 'the output'} cannot be used: {error.strerror}", file=sys.stderr)
     sys.exit(2)
   except KeyboardInterrupt:
     print("\ndlcourse: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -7,6 +7,7 @@ import shutil
 from typing import Any
 
 import jax
+from absl import logging
 
 from dlcourse.errors import UserError, first_line
 
@@ -37,6 +38,10 @@ class Progress:
       raise TypeError(f"{self} has no best step and value")
     if not isinstance(self.waited, int):
       raise TypeError(f"{self} has not waited for a number of evaluations")
+
+
+class Gone(UserError):
+  """A checkpoint is not there (any more): a training may have replaced it while it was read."""
 
 
 class _LatestAndBest:
@@ -72,6 +77,9 @@ class Checkpoints:
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers
 
+    verbosity = logging.get_verbosity()
+    if self._read_only:  # of which Orbax warns in four lines
+      logging.set_verbosity(logging.ERROR)
     try:
       manager = ocp.CheckpointManager(
         self._folder.resolve(),
@@ -85,38 +93,65 @@ class Checkpoints:
       )
     except (OSError, ValueError) as error:
       raise UserError(f"{self._folder} cannot be used: {first_line(error)}") from error
+    finally:
+      logging.set_verbosity(verbosity)
     self._open = True
     return manager
 
-  def restore(self, state: PyTree, step: int | None = None) -> tuple[PyTree, Progress] | None:
-    """The checkpoint of a step (None: the newest), or None where there is none.
+  def latest(self) -> tuple[int, Progress] | None:
+    """The newest step and the progress saved with it, or None where there is no checkpoint.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    if not self._folder.exists():
+      return None
+    if not self._folder.is_dir():  # in which Orbax would see a folder without checkpoints
+      raise UserError(f"{self._folder} cannot be used: it is not a folder")
+    import orbax.checkpoint as ocp
+
+    step = self._manager.latest_step()
+    if step is None:
+      return None
+    restored = self._restored(step, progress=ocp.args.JsonRestore())
+    try:
+      progress = Progress(**restored["progress"])
+      progress.check()
+    except TypeError as error:
+      raise self._damaged(step, error) from error
+    self._policy.best_step = progress.best_step
+    return step, progress
+
+  def restore(self, state: PyTree, step: int) -> PyTree:
+    """The state of a step.
 
     Args:
       state: shapes, types and shardings to restore into: any number of devices, any mode.
       step: which one.
 
     Raises:
-      UserError: the checkpoint is damaged or of another network.
+      Gone: it is not there (any more).
+      UserError: it is damaged or of another network.
     """
-    if not self._folder.exists():
-      return None
     import orbax.checkpoint as ocp
 
-    items = ocp.args.Composite(state=ocp.args.StandardRestore(state), progress=ocp.args.JsonRestore())
+    return self._restored(step, state=ocp.args.StandardRestore(state))["state"]
+
+  def _restored(self, step: int, **items) -> Any:
+    import orbax.checkpoint as ocp
+
     try:
-      step = self._manager.latest_step() if step is None else step
-      if step is None:
-        return None
-      restored = self._manager.restore(step, args=items)
-      progress = Progress(**restored["progress"])
-      progress.check()
+      return self._manager.restore(step, args=ocp.args.Composite(**items))
     except _DAMAGE as error:
-      raise UserError(
-        f"checkpoint {self._folder / str(step or '')} is damaged or of another network; move it away to go "
-        f"on from an older one ({type(error).__name__}: {first_line(error)})"
-      ) from error
-    self._policy.best_step = progress.best_step
-    return restored["state"], progress
+      if not (self._folder / str(step)).exists():
+        raise Gone(f"checkpoint {self._folder / str(step)} is gone") from error
+      raise self._damaged(step, error) from error
+
+  def _damaged(self, step: int, error: Exception) -> UserError:
+    return UserError(
+      f"checkpoint {self._folder / str(step)} is damaged or of another network; move it away to go on from an "
+      f"older one ({type(error).__name__}: {first_line(error)})"
+    )
 
   def save(self, state: PyTree, progress: Progress) -> None:
     """Starts saving the state under its step; waits for the save before it."""
@@ -131,7 +166,11 @@ class Checkpoints:
       ),
     )
 
-  def close(self) -> None:
+  def __enter__(self) -> "Checkpoints":
+    """Nothing is opened before it is needed."""
+    return self
+
+  def __exit__(self, *exception) -> None:
     """Waits until the last save is whole; empties Orbax's trash, which nothing else does."""
     if not self._open:
       return

@@ -39,9 +39,14 @@ def show_values(values: Mapping[str, float], title: str) -> None:
   _console().print(_table([{title: name, "value": value} for name, value in values.items()]))
 
 
-def show_files(files: list[pathlib.Path]) -> None:
-  """The files that were written."""
-  _console().print(f"{len(files)} files in {files[0].parent}, first {files[0].name}", markup=False)
+def show_samples(files: list[pathlib.Path]) -> None:
+  """Where the samples are; texts also as they are."""
+  console = _console()
+  for file in files:
+    if file.suffix == ".txt":
+      console.rule(file.name)
+      console.print(Text(file.read_text(encoding="utf-8")))
+  console.print(f"{len(files)} files in {files[0].parent}, first {files[0].name}", markup=False)
 
 
 def show_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
@@ -57,6 +62,15 @@ def show_study(path: pathlib.Path, summary: Report) -> None:
   for name, rows in summary.tables.items():
     _console().print(_table(rows, name))
   _console().print(f"in {path}", markup=False)
+
+
+def show_runs(study: Study) -> None:
+  """The runs that a study makes."""
+  rows = [
+    {"run": run.label, "experiment": run.experiment, "seed": run.seed, "overrides": " ".join(run.overrides)}
+    for run in study.runs
+  ]
+  _console().print(_table(rows))
 
 
 def show_catalogue() -> None:

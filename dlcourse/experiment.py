@@ -18,6 +18,7 @@ import tyro
 from dlcourse.data.recipe import DataRecipe
 from dlcourse.errors import UserError, check_at_least, unknown
 from dlcourse.evaluators import Evaluator, Report
+from dlcourse.parallel import Mode
 from dlcourse.task import TaskRecipe
 
 
@@ -27,16 +28,25 @@ class Best:
 
   metric: str | None = "loss"
   """A metric of the validation split; None: the last checkpoint is the best."""
-  mode: Literal["min", "max"] = "min"
-  """Whether smaller or larger is better."""
+  mode: Literal["min", "max"] | None = None
+  """Whether smaller or larger is better; None: smaller for a loss, and to be said for anything else."""
   patience: int | None = None
   """Evaluations without a better value after which training stops; None never stops early."""
+
+  def __post_init__(self) -> None:
+    """Refuses to guess: the wrong one would keep the worst checkpoint."""
+    if self.patience is not None:
+      check_at_least(1, {"best.patience": self.patience})
+    if self.metric is None and self.patience is not None:
+      raise UserError("--best.patience waits for a better --best.metric, and there is none")
+    if self.metric is not None and self.mode is None and not self.metric.endswith("loss"):
+      raise UserError(f"--best.mode: say whether a smaller (min) or a larger (max) {self.metric} is better")
 
   def improves(self, value: float, best: float | None) -> bool:
     """Whether `value` is strictly better than the best so far."""
     if best is None:
       return value == value  # a NaN is never a best
-    return value < best if self.mode == "min" else value > best
+    return value > best if self.mode == "max" else value < best
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,8 +73,23 @@ class Experiment:
   def __post_init__(self) -> None:
     """Refuses intervals that never come."""
     check_at_least(1, {name: getattr(self, name) for name in ("steps", "log_every", "eval_every")})
-    if self.best.patience is not None:
-      check_at_least(1, {"best.patience": self.best.patience})
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How a run is run. Modes, devices and dispatches round differently; pmap also draws other random numbers.
+
+  Attributes:
+    seed: of initialisation, data order and step randomness.
+    parallel: how the step is compiled.
+    devices: how many are used; None: all.
+    steps_per_dispatch: steps that one call of the compiled program makes.
+  """
+
+  seed: int = 0
+  parallel: Mode = "jit"
+  devices: int | None = None
+  steps_per_dispatch: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +175,12 @@ def load(name: str, overrides: Sequence[str] = ()) -> Experiment:
     UserError: no such experiment.
     SystemExit: with code 2, after tyro has said which override is wrong.
   """
-  experiment = find(name)()
+  recipe = find(name)
+  if inspect.signature(recipe).parameters:
+    raise UserError(f"{name} takes arguments; a recipe is a function without any")
+  experiment = recipe()
+  if not isinstance(experiment, Experiment):
+    raise UserError(f"{name} returns a {type(experiment).__name__}, not the Experiment it announces")
   if not overrides:
     return experiment
   experiment = tyro.cli(

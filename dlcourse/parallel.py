@@ -26,6 +26,7 @@ PyTree = Any
 Mode = Literal["jit", "fsdp", "pmap"]
 
 DATA = "data"
+_MESSAGE_BYTES = 2_000
 _replica_axis: contextvars.ContextVar[str | None] = contextvars.ContextVar("axis", default=None)
 
 # (regular expression on the path of a leaf of the state, how to split it); the first match counts.
@@ -84,8 +85,35 @@ def start_distributed(coordinator: str | None, processes: int, process_id: int) 
   jax.distributed.initialize(coordinator, processes, process_id)
 
 
-def make_mesh(devices: int | None = None) -> Mesh:
-  """A one-dimensional mesh over the first `devices` devices (None: all of them).
+def on_first_process(action: Callable[[], None]) -> None:
+  """Runs an action on process 0 while the others wait; where it refuses, all of them refuse.
+
+  A process that left alone would leave the others waiting for it until they time out.
+
+  Raises:
+    UserError: what the action raised, in every process.
+  """
+  said = ""
+  if jax.process_index() == 0:
+    try:
+      action()
+    except UserError as error:
+      said = str(error)
+  if jax.process_count() > 1:
+    sent = np.zeros(_MESSAGE_BYTES, np.uint8)
+    code = said.encode()[:_MESSAGE_BYTES]
+    sent[: len(code)] = list(code)
+    said = bytes(multihost_utils.broadcast_one_to_all(sent)).rstrip(b"\0").decode(errors="replace")
+  if said:
+    raise UserError(said)
+
+
+def make_mesh(devices: int | None = None, sharing: int | None = None) -> Mesh:
+  """A one-dimensional mesh over the first `devices` devices.
+
+  Args:
+    devices: how many; None: all of them, or
+    sharing: the most that this many examples can be shared by evenly.
 
   Axes are Auto: under Explicit ones the scan carry of a Linen RNN does not type-check.
 
@@ -94,6 +122,8 @@ def make_mesh(devices: int | None = None) -> Mesh:
   """
   available = jax.devices()
   count = devices or len(available)
+  if devices is None and sharing and jax.process_count() == 1:
+    count = max(n for n in range(1, count + 1) if sharing % n == 0)
   if count > len(available):
     raise UserError(f"--devices={count}, but this run sees {len(available)} {available[0].platform}")
   if jax.process_count() > 1 and count != len(available):
@@ -142,9 +172,14 @@ def state_shardings(state: PyTree, mesh: Mesh, mode: Mode) -> PyTree:
   return jax.tree_util.tree_map_with_path(sharding, state)
 
 
+def batch_size(batch: Mapping[str, Any]) -> int:
+  """The number of examples in a batch, or in its shapes."""
+  return next(iter(batch.values())).shape[0]
+
+
 def check_batch(spec: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> None:
   """Raises a `UserError` where the devices cannot share a batch evenly."""
-  size = next(iter(spec.values())).shape[0]
+  size = batch_size(spec)
   if size % mesh.size:
     near = max(round(size / mesh.size), 1) * mesh.size
     raise UserError(f"a batch of {size} cannot be shared by {mesh.size} devices; --data.batch_size={near} can")
@@ -154,7 +189,8 @@ class Program(NamedTuple):
   """A `Task` compiled for a mesh: the same functions on host batches, with the same arguments.
 
   `train_step` and `train_steps` (a list of K batches in one dispatch) donate the state.
-  `state` holds shapes, types *and* shardings, which is what a checkpoint restores into.
+  `state` holds shapes, types *and* shardings, which is what a checkpoint restores into; `devices` is how
+  many share a batch.
   """
 
   init: Callable
@@ -164,6 +200,7 @@ class Program(NamedTuple):
   predict: Callable
   generate: Callable | None
   state: PyTree
+  devices: int
 
 
 def compile_task(task, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, mode: Mode) -> Program:
@@ -180,7 +217,7 @@ def compile_task(task, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, mo
   shardings = state_shardings(shapes, mesh, mode)
   split, whole = NamedSharding(mesh, PartitionSpec(DATA)), NamedSharding(mesh, PartitionSpec())
   compile_steps = _pmap_steps if mode == "pmap" else _jit_steps
-  train_step, train_steps = compile_steps(task.train_step, shapes, shardings, mesh)
+  train_step, train_steps = compile_steps(task.train_step, shardings, mesh)
 
   def on_batches(fn):
     compiled = jax.jit(fn, in_shardings=(shardings, whole, split), out_shardings=whole)
@@ -198,6 +235,7 @@ def compile_task(task, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, mo
     generate=task.generate
     and jax.jit(task.generate, in_shardings=(shardings, whole, whole), out_shardings=whole),
     state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings),
+    devices=mesh.size,
   )
 
 
@@ -234,9 +272,8 @@ def _place(batch: PyTree, sharding: NamedSharding) -> PyTree:
     return jax.tree.map(own_rows, batch)
 
 
-def _jit_steps(step: Callable, shapes: PyTree, shardings: PyTree, mesh: Mesh) -> tuple[Callable, Callable]:
+def _jit_steps(step: Callable, shardings: PyTree, mesh: Mesh) -> tuple[Callable, Callable]:
   """(train_step, train_steps) by `jit`: XLA inserts the reductions that the shardings call for."""
-  del shapes
   one, stack = (
     NamedSharding(mesh, PartitionSpec(DATA)),
     NamedSharding(mesh, PartitionSpec(None, DATA)),
@@ -257,12 +294,12 @@ def _jit_steps(step: Callable, shapes: PyTree, shardings: PyTree, mesh: Mesh) ->
   )
 
 
-def _pmap_steps(step: Callable, shapes: PyTree, shardings: PyTree, mesh: Mesh) -> tuple[Callable, Callable]:
+def _pmap_steps(step: Callable, shardings: PyTree, mesh: Mesh) -> tuple[Callable, Callable]:
   """(train_step, train_steps) by `pmap`: reductions are explicit, the state keeps its global form."""
 
-  def by_field(carry, rest):
-    names = (field.name for field in dataclasses.fields(shapes))
-    return type(shapes)(**{name: carry if name == "carry" else rest for name in names})
+  def by_field(carry, rest):  # None in `in_axes`: every device gets the whole array
+    names = (field.name for field in dataclasses.fields(shardings))
+    return type(shardings)(**{name: carry if name == "carry" else rest for name in names})
 
   axes = by_field(0, None)
 

@@ -1,34 +1,70 @@
 """Runs the trainings of a study, one after another, and says what they say together."""
 
+import dataclasses
 import pathlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from dlcourse.errors import UserError
 from dlcourse.evaluators import Report
-from dlcourse.experiment import Run, Study, load
+from dlcourse.experiment import Experiment, Options, Run, Study, load
+from dlcourse.parallel import make_mesh
 from dlcourse.report.write import markdown, save
-from dlcourse.train import Options, train
+from dlcourse.train import train
 from dlcourse.trained import open_trained, report
-from dlcourse.workdir import create, new_record, read_json, write_json
+from dlcourse.workdir import RECORD, check_same, new_record, read_json, write_json
+
+_DEFAULT = Options()
 
 
-def run_study(study: Study, path: pathlib.Path, overrides: Sequence[str] = ()) -> Report:
+def run_study(
+  study: Study, path: pathlib.Path, overrides: Sequence[str] = (), options: Options = _DEFAULT
+) -> Report:
   """Runs what has not been run yet, then summarises into `path`.
 
   Args:
     study: which runs.
     path: its folder; each run has its own below it, so that a killed study goes on.
     overrides: further ones for every run, after its own.
+    options: of every run, but for the seed, which is the run's.
+
+  Raises:
+    UserError: a run cannot be made of these overrides, or its folder holds another one; nothing is trained.
   """
-  results = [(run, _result(run, path / folder, overrides)) for run, folder in folders(study)]
+  if (path / RECORD).exists():
+    raise UserError(f"{path} is the workdir of one training; name another --workdir for the study")
+  planned = [_plan(run, path / folder, overrides, options) for run, folder in folders(study)]
+  results = [(plan.run, _result(plan)) for plan in planned]
   summary = study.summarise(results)
   save(summary, path)
   write_json(path / "study.json", {"scalars": summary.scalars, "tables": summary.tables})
-  (path / "study.md").write_text("\n".join(markdown(rows) for rows in summary.tables.values()))
+  tables = "\n".join(markdown(rows) for rows in summary.tables.values())
+  (path / "study.md").write_text(tables, encoding="utf-8")
   return summary
+
+
+class _Plan(NamedTuple):
+  run: Run
+  path: pathlib.Path
+  overrides: list[str]
+  experiment: Experiment
+  options: Options
+
+
+def _plan(run: Run, path: pathlib.Path, overrides: Sequence[str], options: Options) -> _Plan:
+  every = [*run.overrides, *overrides]
+  options = dataclasses.replace(options, seed=run.seed)
+  plan = _Plan(run, path, every, load(run.experiment, every), options)
+  if (path / RECORD).exists():
+    check_same(path, new_record(run.experiment, every, plan.experiment, options, _devices(options)))
+  return plan
+
+
+def _devices(options: Options) -> int:
+  return make_mesh(options.devices).size
 
 
 def folders(study: Study) -> list[tuple[Run, str]]:
@@ -41,14 +77,11 @@ def folders(study: Study) -> list[tuple[Run, str]]:
   return named
 
 
-def _result(run: Run, path: pathlib.Path, overrides: Sequence[str]) -> dict[str, Any]:
-  every = [*run.overrides, *overrides]
-  experiment = load(run.experiment, every)
-  if (path / "result.json").exists():
-    create(path, new_record(run.experiment, every, run.seed, experiment))  # refuses the result of another run
-    return read_json(path / "result.json")
-  train(run.experiment, every, experiment, path, Options(seed=run.seed))
-  return report(open_trained(path))
+def _result(plan: _Plan) -> dict[str, Any]:
+  if (plan.path / "result.json").exists():
+    return read_json(plan.path / "result.json")
+  train(plan.run.experiment, plan.overrides, plan.experiment, plan.path, plan.options)
+  return report(open_trained(plan.path, devices=plan.options.devices))
 
 
 def interval(values: Sequence[float]) -> float:

@@ -1,9 +1,13 @@
 """The training loop: restore -> step -> log -> evaluate -> save. It knows only `Task`."""
 
+import contextlib
 import dataclasses
 import math
 import pathlib
+import site
+import sysconfig
 import time
+import traceback
 from typing import NamedTuple
 
 import jax
@@ -13,29 +17,12 @@ from flax.errors import FlaxError
 from dlcourse import metrics, workdir
 from dlcourse.checkpoint import Checkpoints, Progress
 from dlcourse.data.recipe import Data
-from dlcourse.errors import UserError, unknown
+from dlcourse.errors import UserError, first_line, unknown
 from dlcourse.evaluators import measure
-from dlcourse.experiment import Best, Experiment
-from dlcourse.parallel import Mode, Program, compile_task, make_mesh
+from dlcourse.experiment import Best, Experiment, Options
+from dlcourse.parallel import Mode, Program, batch_size, compile_task, make_mesh
 from dlcourse.progress import Display
 from dlcourse.task import TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """How a run is run. Only the seed changes what is computed.
-
-  Attributes:
-    seed: of initialisation, data order and step randomness.
-    parallel: how the step is compiled.
-    devices: how many are used; None: all.
-    steps_per_dispatch: steps that one call of the compiled program makes.
-  """
-
-  seed: int = 0
-  parallel: Mode = "jit"
-  devices: int | None = None
-  steps_per_dispatch: int = 1
 
 
 class Session(NamedTuple):
@@ -66,25 +53,39 @@ def train(
     UserError: the workdir, the data or the devices cannot be used.
   """
   data, program = assemble(experiment, options.devices, options.parallel)
+  _check_dispatch(experiment, options)
   # Only now: a command that cannot be carried out must not leave its record in the way of the right one.
-  workdir.create(path, workdir.new_record(name, overrides, options.seed, experiment))
-  with workdir.locked(path):
-    checkpoints = Checkpoints(path / "checkpoints")
-    try:
-      restored = checkpoints.restore(program.state)
-      state, progress = restored or (program.init(jax.random.key(options.seed)), Progress())
-      step = int(state.step)
-      log = workdir.MetricsLog(path, step)
-      with Display(name, step, experiment.steps) as display:
-        loop(Session(experiment, options, data, program, checkpoints, log, display), state, progress)
-      log.close()
-    finally:
-      checkpoints.close()
+  record = workdir.new_record(name, overrides, experiment, options, program.devices)
+  with workdir.claimed(path, record), Checkpoints(path / "checkpoints") as checkpoints:
+    state, progress = _begin(program, checkpoints, options.seed)
+    log = workdir.MetricsLog(path, int(state.step))
+    with contextlib.closing(log), Display(name, int(state.step), experiment.steps) as display:
+      loop(Session(experiment, options, data, program, checkpoints, log, display), state, progress)
+
+
+def _begin(program: Program, checkpoints: Checkpoints, seed: int) -> tuple[TrainState, Progress]:
+  """Where the last whole checkpoint ended, or the very beginning."""
+  latest = checkpoints.latest()
+  if latest is None:
+    return program.init(jax.random.key(seed)), Progress()
+  step, progress = latest
+  return checkpoints.restore(program.state, step), progress
+
+
+def _check_dispatch(experiment: Experiment, options: Options) -> None:
+  """Refuses a dispatch that no interval has room for: it would quietly never be made."""
+  room = min(experiment.log_every, experiment.eval_every, experiment.steps)
+  if options.steps_per_dispatch > room:
+    raise UserError(
+      f"--steps_per_dispatch={options.steps_per_dispatch} is longer than the {room} steps between two events "
+      "(--log_every, --eval_every, --steps)"
+    )
 
 
 def loop(session: Session, state: TrainState, progress: Progress) -> None:
   """Steps until the end, or until patience runs out. Events fall on multiples of their intervals."""
-  experiment, _, data, program, checkpoints, log, display = session
+  experiment, data, program = session.experiment, session.data, session.program
+  log, display = session.log, session.display
   step, pending, started = int(state.step), [], time.perf_counter()
   while step < experiment.steps and not gave_up(experiment.best, progress):
     with jax.transfer_guard("disallow"):  # a hidden transfer would make every step wait for the last
@@ -100,10 +101,11 @@ def loop(session: Session, state: TrainState, progress: Progress) -> None:
       pending, started = [], time.perf_counter()
     if evaluates:
       values = measure(program, state, data, "validation")
+      _check_finite(step, values)
       display.show(step, "validation", values)
       log.write(step, "validation", values)
       progress = judge(experiment.best, progress, step, values)
-      checkpoints.save(state, progress)
+      session.checkpoints.save(state, progress)
       started = time.perf_counter()
   if gave_up(experiment.best, progress):
     display.note(f"stopped at step {step}: no better {experiment.best.metric} since {progress.best_step}")
@@ -120,7 +122,7 @@ def _check_finite(step: int, values: dict[str, float]) -> None:
 
 def advance(session: Session, state: TrainState, step: int) -> tuple[TrainState, dict, int]:
   """One dispatch: `steps_per_dispatch` steps where no event falls between them, else one."""
-  experiment, options, data, program = session[:4]
+  experiment, options, data, program = session.experiment, session.options, session.data, session.program
   ends = (experiment.log_every, experiment.eval_every)
   count = options.steps_per_dispatch
   until_event = min(experiment.steps - step, *(every - step % every for every in ends))
@@ -146,24 +148,40 @@ def gave_up(best: Best, progress: Progress) -> bool:
   return best.patience is not None and progress.waited >= best.patience
 
 
-def assemble(experiment: Experiment, devices: int | None, mode: Mode) -> tuple[Data, Program]:
+def assemble(
+  experiment: Experiment, devices: int | None, mode: Mode, fit: bool = False
+) -> tuple[Data, Program]:
   """The data and the compiled task of an experiment; by shapes alone, nothing is computed yet.
+
+  Args:
+    experiment: what to build.
+    devices: how many to use; None: all.
+    mode: how the training step is compiled.
+    fit: where `devices` is None, leave out the devices that cannot share a batch evenly.
 
   Raises:
     UserError: the fields of the experiment do not make a network that fits the data and the devices.
   """
+  data = experiment.data.build()
+  mesh = make_mesh(devices, batch_size(data.spec.batch) if fit else None)
   try:
-    data = experiment.data.build()
     task = experiment.task.build(data.spec, experiment.steps)
-    program = compile_task(task, data.spec.batch, make_mesh(devices), mode)
+    program = compile_task(task, data.spec.batch, mesh, mode)
     names = jax.eval_shape(task.eval_step, program.state, jax.random.key(0), data.spec.batch)
   except (ArithmeticError, TypeError, ValueError, MemoryError, FlaxError) as error:
     logging.debug("assembling failed", exc_info=True)
-    reason = (str(error).strip().splitlines() or ["no reason given"])[0]
     raise UserError(
-      f"no network comes of these fields ({type(error).__name__}: {reason}); --help shows them with their "
-      "defaults, --v=1 where it went wrong"
+      f"no network comes of these fields ({_place(error)}{type(error).__name__}: {first_line(error)}); --help "
+      "shows them with their defaults, --v=1 where it went wrong"
     ) from error
   if experiment.best.metric not in (None, *names):
     raise unknown("metric of --best.metric", experiment.best.metric, names)
   return data, program
+
+
+def _place(error: BaseException) -> str:
+  """The line of a person's own file in which an error arose, or nothing."""
+  installed = (str(pathlib.Path(__file__).parent), *site.getsitepackages(), sysconfig.get_path("stdlib"))
+  frames = traceback.extract_tb(error.__traceback__)
+  own = [frame for frame in frames if not frame.filename.startswith((*installed, "<"))]
+  return f"{own[-1].filename}:{own[-1].lineno}: " if own else ""

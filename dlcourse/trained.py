@@ -1,12 +1,13 @@
 """What starts from a workdir alone: evaluate, sample, report."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 
 from dlcourse import workdir
-from dlcourse.checkpoint import Checkpoints, Progress
+from dlcourse.checkpoint import Checkpoints, Gone, Progress
 from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError
 from dlcourse.evaluators import measure
@@ -18,6 +19,8 @@ from dlcourse.task import TrainState
 from dlcourse.train import assemble
 
 Which = Literal["best", "last"]
+_OTHER: Mapping[Which, Which] = {"best": "last", "last": "best"}
+_TRIES = 3
 
 
 class Trained(NamedTuple):
@@ -33,37 +36,43 @@ class Trained(NamedTuple):
 
 
 def open_trained(path: pathlib.Path, which: Which = "best", devices: int | None = None) -> Trained:
-  """Rebuilds what a workdir was trained with and restores a checkpoint.
+  """Rebuilds what a workdir was trained with and restores a checkpoint; the folder is only read.
 
   Args:
     path: the workdir.
     which: the best checkpoint (see `Best`) or the last one.
-    devices: how many to use; None: all.
+    devices: how many to use; None: all that can share a batch.
 
   Raises:
     UserError: no workdir, no checkpoint yet, or damaged.
   """
   experiment, record = workdir.rebuild(path)
-  data, program = assemble(experiment, devices, "jit")
-  checkpoints = Checkpoints(path / "checkpoints", read_only=True)
-  try:
-    restored = checkpoints.restore(program.state)
-    if restored is None:
+  data, program = assemble(experiment, devices, "jit", fit=True)
+  for _ in range(_TRIES):
+    try:
+      state, progress = _restored(path, program.state, which)
+      return Trained(path, experiment, data, program, state, progress, record)
+    except Gone:
+      continue  # a training that runs at this moment has a better one by now
+  raise UserError(f"the {which} checkpoint of {path} is gone; try --checkpoint={_OTHER[which]}")
+
+
+def _restored(path: pathlib.Path, state: TrainState, which: Which) -> tuple[TrainState, Progress]:
+  with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
+    latest = checkpoints.latest()
+    if latest is None:
       raise UserError(f"{path} has no checkpoint yet; train it first (same --experiment and --workdir)")
-    state, progress = restored
-    if which == "best" and progress.best_step not in (None, int(state.step)):
-      state, _ = checkpoints.restore(program.state, progress.best_step)
-  finally:
-    checkpoints.close()
-  return Trained(path, experiment, data, program, state, progress, record)
+    step, progress = latest
+    if which == "best" and progress.best_step is not None:
+      step = progress.best_step
+    return checkpoints.restore(state, step), progress
 
 
 def evaluate(trained: Trained, split: str = "test") -> dict[str, float]:
   """The metrics of a split, also written to `evaluate_SPLIT.json`."""
   values = measure(trained.program, trained.state, trained.data, split)
-  if jax.process_index() == 0:
-    row = {"step": int(trained.state.step), "split": split, **values}
-    workdir.write_json(trained.path / f"evaluate_{split}.json", row)
+  row = {"step": int(trained.state.step), "split": split, **values}
+  workdir.write_json(trained.path / f"evaluate_{split}.json", row)
   return values
 
 
@@ -109,6 +118,8 @@ def report(trained: Trained) -> dict[str, Any]:
   for evaluated in reports.values():
     result["test"] |= evaluated.scalars
   if jax.process_index() == 0:
-    write_report(trained.path, rows, result, reports, trained.state.params, trained.experiment.best)
+    write_report(
+      trained.path, rows, result, reports, trained.state.params, trained.experiment.best, trained.data
+    )
     workdir.write_json(trained.path / "result.json", result)
   return result

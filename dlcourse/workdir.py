@@ -9,30 +9,51 @@ import fcntl
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 from absl import logging
-from jax.experimental import multihost_utils
 
-from dlcourse import platform
+from dlcourse import parallel, platform
+from dlcourse.data.source import absolute
 from dlcourse.errors import UserError
-from dlcourse.experiment import Experiment, differences, load, resolved, with_value
+from dlcourse.experiment import Experiment, Options, differences, load, resolved, with_value
 
 RECORD = "experiment.json"
+_FIELDS = {  # what is read again, and its type
+  "experiment": str,
+  "overrides": list,
+  "seed": int,
+  "resolved": dict,
+  "devices": dict,
+  "versions": dict,
+}
 PACKAGES = ("dlcourse", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes JSON so that a reader sees the old file or the new one, never half of it."""
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text(json.dumps(value, indent=1) + "\n")
-  os.replace(temporary, path)
+  """Writes JSON so that a reader sees the old file or the new one, never half of it; NaN becomes null."""
+  temporary = path.with_suffix(f".{os.getpid()}.tmp")
+  try:
+    temporary.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+  """JSON has no NaN and no infinity, and strict readers refuse a file that has them."""
+  if isinstance(value, Mapping):
+    return {key: _finite(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(item) for item in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -42,30 +63,43 @@ def read_json(path: pathlib.Path) -> Any:
     UserError: the file is missing or damaged.
   """
   try:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
     raise UserError(f"{path} does not exist: {path.parent} is not a workdir of `train`") from None
   except (OSError, ValueError) as error:
     raise UserError(f"{path} is damaged ({error}); train again in another --workdir") from error
 
 
-def new_record(name: str, overrides: list[str], seed: int, experiment: Experiment) -> dict[str, Any]:
-  """What `experiment.json` holds."""
+def new_record(
+  name: str, overrides: Sequence[str], experiment: Experiment, options: Options, devices: int
+) -> dict[str, Any]:
+  """What `experiment.json` holds.
+
+  Args:
+    name: under which the experiment can be loaded again.
+    overrides: with which it was.
+    experiment: what they make.
+    options: how it is run.
+    devices: on how many.
+  """
   device = jax.devices()[0]
   if ".py:" in name:  # a person's own file has to be found from any folder
     file, _, function = name.rpartition(":")
     name = f"{pathlib.Path(file).resolve()}:{function}"
   return {
     "experiment": name,
-    "overrides": overrides,
-    "seed": seed,
-    "resolved": resolved(experiment),
+    "overrides": [absolute(override) for override in overrides],
+    "seed": options.seed,
+    "resolved": {
+      path: absolute(value) if isinstance(value, str) else value for path, value in resolved(experiment).items()
+    },
     "commit": _commit(),
     "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
-    "devices": {
-      "platform": device.platform,
-      "kind": platform.device_name(device),
-      "count": jax.device_count(),
+    "devices": {"platform": device.platform, "kind": platform.device_name(device), "count": devices},
+    "how": {
+      "parallel": options.parallel,
+      "processes": jax.process_count(),
+      "steps_per_dispatch": options.steps_per_dispatch,
     },
     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
   }
@@ -83,49 +117,96 @@ def _commit() -> str | None:
   return found.stdout.strip() or None
 
 
-def create(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-  """Makes a workdir, or checks that the one that is there holds the same run (on the first process).
+def read_record(path: pathlib.Path) -> dict[str, Any]:
+  """The record of a workdir.
 
   Raises:
-    UserError: the folder cannot be written, is not a workdir, or holds another run.
+    UserError: the folder is not a workdir, or its record is damaged.
   """
-  if jax.process_index() == 0:
-    _create(path, record)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("workdir")
+  record = read_json(path / RECORD)
+  for field, kind in _FIELDS.items():
+    if not isinstance(record, dict) or not isinstance(record.get(field), kind):
+      raise UserError(f"{path / RECORD} is damaged (no {field!r}); train again in another --workdir")
+  return record
 
 
-def _create(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+@contextlib.contextmanager
+def claimed(path: pathlib.Path, record: Mapping[str, Any]) -> Iterator[None]:
+  """A workdir for one training: made, or found to hold the same run, and locked until the end.
+
+  Only process 0 writes; what it refuses, every process of the run refuses with the same words.
+
+  Raises:
+    UserError: the folder cannot be written, is not a workdir, is in use, or holds another run.
+  """
+  with contextlib.ExitStack() as held:
+
+    def claim() -> None:
+      made = _usable(path)
+      held.enter_context(_locked(path))
+      if made:
+        write_json(path / RECORD, record)
+      else:
+        check_same(path, record)
+
+    parallel.on_first_process(claim)
+    yield
+
+
+def _usable(path: pathlib.Path) -> bool:
+  """Makes the folder; whether it is still without a record."""
   try:
     path.mkdir(parents=True, exist_ok=True)
-    others = [entry.name for entry in path.iterdir() if entry.name not in (".lock", "experiment.tmp")]
+    others = [entry.name for entry in path.iterdir() if entry.name != ".lock" and entry.suffix != ".tmp"]
     if not os.access(path, os.W_OK):
       raise PermissionError(13, "no permission to write")
   except OSError as error:
     raise UserError(f"--workdir={path} cannot be used: {error.strerror}") from error
   if others and RECORD not in others:
     raise UserError(f"--workdir={path} has files but no {RECORD}; name an empty or a new folder")
-  if others:
-    _check_same(path, read_json(path / RECORD), record)
-  else:
-    write_json(path / RECORD, record)
+  return not others
 
 
-def _check_same(path: pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-  """A run goes on only as what it was: another rate or length would be a third run, not either."""
-  try:
-    before = {"experiment": old["experiment"], "seed": old["seed"], **old["resolved"]}
-  except (KeyError, TypeError):
-    raise UserError(f"{path / RECORD} is damaged; train again in another --workdir") from None
-  after = {"experiment": new["experiment"], "seed": new["seed"], **new["resolved"]}
-  changed = differences(before, json.loads(json.dumps(after)))
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+  """Keeps a second process from training in the same workdir; ends with the process, however it ends."""
+  with open(path / ".lock", "w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      raise UserError(f"another process is training in {path}; wait, or use another --workdir") from None
+    yield
+
+
+def check_same(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+  """A run goes on only as what it was: another rate or length would be a third run, not either.
+
+  It may go on in another mode or on other devices, which round differently: the log says so.
+
+  Raises:
+    UserError: the workdir holds another run.
+  """
+  old, new = read_record(path), json.loads(json.dumps(record))
+  changed = differences(_identity(old), _identity(new))
   if changed:
-    path_, (was, now) = next(iter(changed.items()))
+    field, (was, now) = next(iter(changed.items()))
     more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
     raise UserError(
-      f"{path} holds another run: {path_.rstrip('!')} was {was!r} and is now {now!r}{more}; use the same "
+      f"{path} holds another run: {field.rstrip('!')} was {was!r} and is now {now!r}{more}; use the same "
       "settings to go on, or another --workdir"
     )
+  for field, (was, now) in differences(_surroundings(old), _surroundings(new)).items():
+    logging.warning("%s began with %s %s and goes on with %s: not bit for bit the same", path, field, was, now)
+
+
+def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
+  """What may not change in a run."""
+  return {"experiment": record["experiment"], "seed": record["seed"], **record["resolved"]}
+
+
+def _surroundings(record: Mapping[str, Any]) -> dict[str, Any]:
+  """What a run may change, at the price of other rounding (and, under pmap, of other random draws)."""
+  return {"devices": record["devices"].get("count"), **record.get("how", {})}
 
 
 def rebuild(path: pathlib.Path) -> tuple[Experiment, dict[str, Any]]:
@@ -136,12 +217,8 @@ def rebuild(path: pathlib.Path) -> tuple[Experiment, dict[str, Any]]:
   Raises:
     UserError: not a workdir, damaged, or the code has changed in more than values.
   """
-  record = read_json(path / RECORD)
-  try:
-    experiment = load(record["experiment"], record["overrides"])
-    recorded = record["resolved"]
-  except (KeyError, TypeError):
-    raise UserError(f"{path / RECORD} is damaged; train again in another --workdir") from None
+  record = read_record(path)
+  experiment, recorded = load(record["experiment"], record["overrides"]), record["resolved"]
   changed = differences(recorded, json.loads(json.dumps(resolved(experiment))))
   for field, (was, now) in changed.items():
     if field.endswith("!") or field not in recorded:
@@ -151,20 +228,6 @@ def rebuild(path: pathlib.Path) -> tuple[Experiment, dict[str, Any]]:
     logging.warning("%s: default of %s has changed from %r to %r; using the first", path, field, was, now)
     experiment = with_value(experiment, field, was)
   return experiment, record
-
-
-@contextlib.contextmanager
-def locked(path: pathlib.Path) -> Iterator[None]:
-  """Keeps a second process from training in the same workdir; ends with the process, however it ends."""
-  if jax.process_index() != 0:
-    yield
-    return
-  with open(path / ".lock", "w") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      raise UserError(f"another process is training in {path}; wait, or use another --workdir") from None
-    yield
 
 
 class MetricsLog:
@@ -211,11 +274,19 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
   log = path / "metrics.jsonl"
   if not log.exists():
     return []
-  rows = []
-  for line in log.read_text(errors="replace").splitlines():
-    with contextlib.suppress(ValueError):
-      rows.append(json.loads(line))
-  return [row for row in rows if isinstance(row, dict) and _is_logged(row)]
+  lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+  rows = [_parsed(line) for line in lines]
+  if None in rows[:-1]:
+    logging.warning("%s: line %d is damaged and left out", log, rows.index(None) + 1)
+  return [row for row in rows if row is not None]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+  try:
+    row = json.loads(line)
+  except ValueError:
+    return None
+  return row if isinstance(row, dict) and _is_logged(row) else None
 
 
 def _is_logged(row: Mapping[str, Any]) -> bool:

@@ -19,8 +19,8 @@ import jax
 import numpy as np
 
 from dlcourse import platform
-from dlcourse.experiment import load
-from dlcourse.train import Options, train
+from dlcourse.experiment import Options, load
+from dlcourse.train import train
 from dlcourse.trained import open_trained
 
 

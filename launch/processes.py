@@ -58,6 +58,8 @@ def main() -> None:
   parser.add_argument("--devices", type=int, default=1, help="CPU devices of each (default: 1)")
   parser.add_argument("arguments", nargs=argparse.REMAINDER, help="verb and flags of dlcourse")
   options = parser.parse_args()
+  if options.processes < 1 or options.devices < 1:
+    parser.error("--processes and --devices have to be at least 1")
   if not options.arguments:
     parser.error("no verb; for example: train --experiment=cnn.lenet5")
   sys.exit(wait(start(options.arguments, options.processes, options.devices)))

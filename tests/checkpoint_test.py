@@ -1,11 +1,13 @@
 """Checkpoints: what is kept, what is restored, what a damaged one says."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlcourse.checkpoint import Checkpoints, Progress
+from dlcourse.checkpoint import Checkpoints, Gone, Progress
 from dlcourse.errors import UserError
 from dlcourse.parallel import make_mesh, state_shardings
 from dlcourse.task import new_state
@@ -28,49 +30,65 @@ def steps_in(folder):
 
 
 def test_newest_two_and_the_best_are_kept(tmp_path):
-  checkpoints = Checkpoints(tmp_path / "c")
-  for step in (1, 2, 3, 4, 5):
-    checkpoints.save(state_at(step), Progress(best_step=2 if step >= 2 else 1, best_value=0.5))
-  checkpoints.close()
+  with Checkpoints(tmp_path / "c") as checkpoints:
+    for step in (1, 2, 3, 4, 5):
+      checkpoints.save(state_at(step), Progress(best_step=2 if step >= 2 else 1, best_value=0.5))
   assert steps_in(tmp_path / "c") == [2, 4, 5]
   assert not (tmp_path / "c" / "trash").exists()
 
 
+def save(folder, state, progress=None):
+  with Checkpoints(folder) as checkpoints:
+    checkpoints.save(state, progress or Progress())
+
+
+def restore(folder, target, step=None):
+  with Checkpoints(folder, read_only=True) as checkpoints:
+    latest = checkpoints.latest()
+    return checkpoints.restore(target, latest[0] if step is None else step)
+
+
 def test_the_best_survives_a_restart(tmp_path):
-  first = Checkpoints(tmp_path / "c")
-  for step in (1, 2, 3):
-    first.save(state_at(step), Progress(best_step=1, best_value=0.5, waited=step - 1))
-  first.close()
-  second = Checkpoints(tmp_path / "c")
-  _, progress = second.restore(shapes(state_at(0)))
-  assert progress == Progress(best_step=1, best_value=0.5, waited=2)
-  second.save(state_at(4), Progress(best_step=1, best_value=0.5, waited=3))
-  second.close()
+  with Checkpoints(tmp_path / "c") as first:
+    for step in (1, 2, 3):
+      first.save(state_at(step), Progress(best_step=1, best_value=0.5, waited=step - 1))
+  with Checkpoints(tmp_path / "c") as second:
+    assert second.latest() == (3, Progress(best_step=1, best_value=0.5, waited=2))
+    second.save(state_at(4), Progress(best_step=1, best_value=0.5, waited=3))
   assert steps_in(tmp_path / "c") == [1, 3, 4]
 
 
 @pytest.mark.parametrize(("devices", "mode"), [(1, "jit"), (2, "jit"), (8, "fsdp")])
 def test_restores_bit_identical_on_any_devices(tmp_path, devices, mode):
-  checkpoints = Checkpoints(tmp_path / "c")
   saved = state_at(7)
-  checkpoints.save(jax.device_put(saved, state_shardings(saved, make_mesh(8), "fsdp")), Progress())
-  checkpoints.close()
+  save(tmp_path / "c", jax.device_put(saved, state_shardings(saved, make_mesh(8), "fsdp")))
   target = shapes(saved, devices, mode)
-  restored, _ = Checkpoints(tmp_path / "c").restore(target)
+  restored = restore(tmp_path / "c", target)
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(saved), jax.device_get(restored))
   assert restored.params["w"].sharding == target.params["w"].sharding
 
 
 def test_nothing_to_restore(tmp_path):
-  assert Checkpoints(tmp_path / "none").restore(shapes(state_at(0))) is None
+  with Checkpoints(tmp_path / "none") as checkpoints:
+    assert checkpoints.latest() is None
   assert not (tmp_path / "none").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_said(tmp_path):
+  (tmp_path / "c").write_text("")
+  with pytest.raises(UserError, match="c cannot be used"), Checkpoints(tmp_path / "c") as checkpoints:
+    checkpoints.latest()
+
+
+def test_reading_says_nothing(tmp_path, caplog):
+  save(tmp_path / "c", state_at(7))
+  restore(tmp_path / "c", shapes(state_at(0)))
+  assert not caplog.records
 
 
 @pytest.mark.parametrize("damage", ["other network", "missing progress", "empty step", "truncated"])
 def test_a_checkpoint_that_cannot_be_used_says_so_in_one_line(tmp_path, damage):
-  checkpoints = Checkpoints(tmp_path / "c")
-  checkpoints.save(state_at(7), Progress())
-  checkpoints.close()
+  save(tmp_path / "c", state_at(7))
   target, step = shapes(state_at(0)), tmp_path / "c" / "7"
   if damage == "other network":
     target = shapes(state_at(0, size=24))
@@ -82,19 +100,30 @@ def test_a_checkpoint_that_cannot_be_used_says_so_in_one_line(tmp_path, damage):
     for file in step.glob("state/**/d/*"):
       file.write_bytes(file.read_bytes()[:10])
   with pytest.raises(UserError) as refused:
-    Checkpoints(tmp_path / "c").restore(target)
+    restore(tmp_path / "c", target)
   assert "\n" not in str(refused.value)
   assert "damaged or of another network" in str(refused.value)
 
 
+def test_a_step_that_is_not_there_is_gone(tmp_path):
+  save(tmp_path / "c", state_at(7))
+  with pytest.raises(Gone):
+    restore(tmp_path / "c", shapes(state_at(0)), step=3)
+
+
+def test_a_damaged_last_state_does_not_hide_the_best_one(tmp_path):
+  with Checkpoints(tmp_path / "c") as checkpoints:
+    for step in (1, 2):
+      checkpoints.save(state_at(step), Progress(best_step=1, best_value=0.5))
+  shutil.rmtree(tmp_path / "c" / "2" / "state")
+  with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+    _, progress = checkpoints.latest()
+    assert int(checkpoints.restore(shapes(state_at(0)), progress.best_step).step) == 1
+
+
 def test_a_reader_leaves_an_unfinished_save_alone(tmp_path):
-  checkpoints = Checkpoints(tmp_path / "c")
-  checkpoints.save(state_at(7), Progress())
-  checkpoints.close()
+  save(tmp_path / "c", state_at(7))
   unfinished = tmp_path / "c" / "8.orbax-checkpoint-tmp"
   unfinished.mkdir()
-  reader = Checkpoints(tmp_path / "c", read_only=True)
-  restored, _ = reader.restore(shapes(state_at(0)))
-  reader.close()
-  assert int(restored.step) == 7
+  assert int(restore(tmp_path / "c", shapes(state_at(0))).step) == 7
   assert unfinished.exists()

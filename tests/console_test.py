@@ -4,7 +4,7 @@ import pytest
 
 from dlcourse import console
 from dlcourse.evaluators import Report
-from dlcourse.experiment import Experiment, Study, catalogue
+from dlcourse.experiment import Experiment, Run, Study, catalogue
 
 
 def test_values_are_shown_with_four_digits(capsys):
@@ -24,9 +24,21 @@ def test_a_study_shows_its_tables_with_every_column(capsys):
   )
 
 
-def test_files_are_counted(capsys):
-  console.show_files([pathlib.Path("a/0.txt"), pathlib.Path("a/1.txt")])
-  assert capsys.readouterr().out == "2 files in a, first 0.txt\n"
+def test_sampled_text_is_shown_as_it_is(capsys, tmp_path):
+  files = [tmp_path / "0000.txt", tmp_path / "0001.txt"]
+  for file in files:
+    file.write_text("[bold] To be, or not", encoding="utf-8")
+  console.show_samples(files)
+  shown = capsys.readouterr().out
+  assert shown.count("[bold] To be, or not") == 2
+  assert "2 files in" in shown
+
+
+def test_the_runs_of_a_study_are_listed(capsys):
+  study = Study((Run("plain", "cnn.lenet5", ("--data.fold=3",), seed=7),), summarise=None)
+  console.show_runs(study)
+  shown = capsys.readouterr().out
+  assert all(word in shown for word in ("plain", "cnn.lenet5", "--data.fold=3", "7"))
 
 
 def test_the_result_says_where_the_report_is(capsys):

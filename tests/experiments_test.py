@@ -9,8 +9,8 @@ import pytest
 
 from dlcourse.evaluators import Report
 from dlcourse.evaluators.samples import Request
-from dlcourse.experiment import Experiment, Study, catalogue, load
-from dlcourse.train import Options, train
+from dlcourse.experiment import Experiment, Options, Study, catalogue, load
+from dlcourse.train import train
 from dlcourse.trained import open_trained, report, sample
 
 pytestmark = pytest.mark.data

@@ -8,8 +8,8 @@ import pytest
 
 from dlcourse.checkpoint import Progress
 from dlcourse.errors import UserError
-from dlcourse.experiment import Best, load
-from dlcourse.train import Options, assemble, gave_up, judge, train
+from dlcourse.experiment import Best, Options, load
+from dlcourse.train import assemble, gave_up, judge, train
 from dlcourse.trained import evaluate, open_trained, report
 
 NAME = "cnn.mlp"

@@ -6,7 +6,7 @@ import pytest
 
 from dlcourse import workdir
 from dlcourse.errors import UserError
-from dlcourse.experiment import load
+from dlcourse.experiment import Options, load
 
 OWN_FILE = """
 from dlcourse.data.images import Images
@@ -24,24 +24,29 @@ def net() -> Experiment:
 
 
 def record(overrides=(), seed=0, name="cnn.mlp"):
-  return workdir.new_record(name, list(overrides), seed, load(name, list(overrides)))
+  return workdir.new_record(name, overrides, load(name, list(overrides)), Options(seed=seed), devices=1)
+
+
+def create(path, record):
+  with workdir.claimed(path, record):
+    pass
 
 
 def test_a_new_folder_gets_the_record(tmp_path):
   path = tmp_path / "a" / "b"
-  workdir.create(path, record(["--steps=5"]))
+  create(path, record(["--steps=5"]))
   written = workdir.read_json(path / "experiment.json")
   assert written["experiment"] == "cnn.mlp"
   assert written["overrides"] == ["--steps=5"]
   assert written["resolved"]["steps"] == 5
   assert {"jax", "flax", "optax", "dlcourse"} <= set(written["versions"])
-  assert [entry.name for entry in path.iterdir()] == ["experiment.json"]
+  assert sorted(os.listdir(path)) == [".lock", "experiment.json"]
 
 
 def test_the_same_run_may_go_on(tmp_path):
-  workdir.create(tmp_path, record(["--steps=2000", "--task.model.hidden_dims", "4", "5"]))
+  create(tmp_path, record(["--steps=2000", "--task.model.hidden_dims", "4", "5"]))
   before = (tmp_path / "experiment.json").read_bytes()
-  workdir.create(tmp_path, record(["--task.model.hidden_dims", "4", "5"]))  # 2,000 is the default: the same run
+  create(tmp_path, record(["--task.model.hidden_dims", "4", "5"]))  # 2,000 is the default: the same run
   assert (tmp_path / "experiment.json").read_bytes() == before
 
 
@@ -55,22 +60,22 @@ def test_the_same_run_may_go_on(tmp_path):
   ],
 )
 def test_another_run_is_refused_and_the_field_named(tmp_path, other, said):
-  workdir.create(tmp_path, record())
+  create(tmp_path, record())
   with pytest.raises(UserError, match=said):
-    workdir.create(tmp_path, record(**other))
+    create(tmp_path, record(**other))
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
   (tmp_path / "thesis.tex").write_text("")
   with pytest.raises(UserError, match=r"has files but no experiment\.json"):
-    workdir.create(tmp_path, record())
+    create(tmp_path, record())
   assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
   (tmp_path / "run").write_text("")
   with pytest.raises(UserError, match="cannot be used"):
-    workdir.create(tmp_path / "run", record())
+    create(tmp_path / "run", record())
 
 
 @pytest.mark.parametrize("damage", ["{", "", "[]", "{}", "3", '{"experiment": "cnn.mlp"}', "\udc80"])
@@ -79,7 +84,7 @@ def test_a_damaged_record_is_reported(tmp_path, damage):
   with pytest.raises(UserError, match="damaged"):
     workdir.rebuild(tmp_path)
   with pytest.raises(UserError, match="damaged"):
-    workdir.create(tmp_path, record())
+    create(tmp_path, record())
 
 
 def test_a_folder_without_a_record_is_no_workdir(tmp_path):
@@ -106,7 +111,7 @@ def own(tmp_path, rate, more=""):
 def test_rebuild_gives_what_was_trained(tmp_path):
   name, path = own(tmp_path, 0.1)
   made = record(["--steps=3"], 4, name)
-  workdir.create(path, made)
+  create(path, made)
   experiment, found = workdir.rebuild(path)
   assert experiment == load(name, ["--steps=3"])
   assert found == json.loads(json.dumps(made))
@@ -114,8 +119,8 @@ def test_rebuild_gives_what_was_trained(tmp_path):
 
 def test_rebuild_names_changed_defaults_and_uses_the_recorded_values(tmp_path, caplog):
   name, path = own(tmp_path, 0.1)
-  workdir.create(path, record(["--steps=3"], 0, name))
-  own(tmp_path, 0.25, more=", log_every=10, best=Best('accuracy')")
+  create(path, record(["--steps=3"], 0, name))
+  own(tmp_path, 0.25, more=", log_every=10, best=Best('accuracy', 'max')")
   with caplog.at_level(logging.WARNING):
     experiment, _ = workdir.rebuild(path)
   assert experiment.task.optimizer.learning_rate == 0.1
@@ -128,14 +133,14 @@ def test_rebuild_names_changed_defaults_and_uses_the_recorded_values(tmp_path, c
 
 def test_rebuild_puts_back_a_tuple(tmp_path):
   name, path = own(tmp_path, 0.1)
-  workdir.create(path, record([], 0, name))
+  create(path, record([], 0, name))
   (tmp_path / "mine.py").write_text(OWN_FILE.format(rate=0.1, more="").replace("(4, 3)", "(16, 16, 16)"))
   assert workdir.rebuild(path)[0].task.model.hidden_dims == (4, 3)
 
 
 def test_rebuild_refuses_another_kind_of_part(tmp_path):
   name, path = own(tmp_path, 0.1)
-  workdir.create(path, record([], 0, name))
+  create(path, record([], 0, name))
   text = OWN_FILE.format(rate=0.1, more="").replace("Sgd", "AdamW")
   (tmp_path / "mine.py").write_text(text)
   with pytest.raises(UserError, match="another version of the code"):
@@ -144,13 +149,52 @@ def test_rebuild_refuses_another_kind_of_part(tmp_path):
 
 def test_the_lock_refuses_a_second_training_and_ends_with_the_first(tmp_path):
   with (
-    workdir.locked(tmp_path),
+    workdir.claimed(tmp_path, record()),
     pytest.raises(UserError, match="another process is training"),
-    workdir.locked(tmp_path),
+    workdir.claimed(tmp_path, record()),
   ):
     pass
-  with workdir.locked(tmp_path):
-    pass
+  create(tmp_path, record())
+
+
+def test_what_is_refused_is_unlocked(tmp_path):
+  create(tmp_path, record())
+  with pytest.raises(UserError, match="another run"):
+    create(tmp_path, record(seed=1))
+  create(tmp_path, record())
+
+
+def test_going_on_in_another_way_is_said(tmp_path, caplog):
+  create(tmp_path, record())
+  other = {**record(), "how": {**record()["how"], "parallel": "pmap"}, "devices": {"count": 8}}
+  with caplog.at_level(logging.WARNING):
+    create(tmp_path, other)
+  assert "began with parallel jit and goes on with pmap" in caplog.text
+  assert "devices 1 and goes on with 8" in caplog.text
+
+
+def test_files_of_ones_own_are_found_from_any_folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  made = record(["--data.source=folder:photos"])
+  assert made["overrides"] == [f"--data.source=folder:{tmp_path}/photos"]
+  assert made["resolved"]["data.source"] == f"folder:{tmp_path}/photos"
+
+
+@pytest.mark.parametrize("field", ["overrides", "seed", "resolved", "devices", "versions"])
+def test_a_record_that_lacks_a_field_names_it(tmp_path, field):
+  create(tmp_path, record())
+  kept = workdir.read_json(tmp_path / "experiment.json")
+  del kept[field]
+  workdir.write_json(tmp_path / "experiment.json", kept)
+  for use in (workdir.rebuild, lambda path: create(path, record())):
+    with pytest.raises(UserError, match=f"damaged .no '{field}'"):
+      use(tmp_path)
+
+
+def test_what_is_no_number_is_null_in_json(tmp_path):
+  workdir.write_json(tmp_path / "x.json", {"a": [float("nan"), {"b": float("inf")}, 1.5]})
+  text = (tmp_path / "x.json").read_text()
+  assert "".join(text.split()) == '{"a":[null,{"b":null},1.5]}'
 
 
 def steps(path):
@@ -184,3 +228,12 @@ def test_the_log_is_readable_while_it_is_written(tmp_path):
 
 def test_no_log_has_no_rows(tmp_path):
   assert workdir.read_metrics(tmp_path) == []
+
+
+def test_a_damaged_line_in_the_middle_is_said(tmp_path, caplog):
+  logged(tmp_path, 0, [1, 2, 3])
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  (tmp_path / "metrics.jsonl").write_text("\n".join([lines[0], lines[1][:9], lines[2]]) + "\n")
+  with caplog.at_level(logging.WARNING):
+    assert steps(tmp_path) == [1, 3]
+  assert "line 2 is damaged" in caplog.text

@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dlcourse.errors import UserError
 
@@ -173,4 +173,7 @@ def _damaged(name: str, error: BaseException) -> BadImage:
 
 
 def _one_line(error: BaseException) -> str:
-  return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+  if isinstance(error, UnidentifiedImageError):  # which would name an address in memory
+    return f"it is none of {', '.join(FORMATS)}"
+  kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+  return " ".join(f"{kind}{error}".split())[:200]

@@ -1,5 +1,6 @@
 """Every source of labelled images, by name."""
 
+import functools
 import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -205,6 +206,8 @@ def _class_names(path: Path, count: int) -> tuple[str, ...]:
   names = tuple(name.strip() for name in names if name.strip())
   if len(names) < count:
     raise UserError(f"{path} names {len(names)} classes, the labels need {count}")
+  if len(set(names)) < len(names):
+    raise UserError(f"{path} names a class twice: {max(names, key=names.count)!r}")
   return names
 
 
@@ -234,6 +237,11 @@ def _image_files(folder: Path) -> list[Path]:
   )
 
 
+@functools.cache  # a run loads its data twice: to train, and to report
+def _skipped(reason: str) -> None:
+  logging.warning("skipped an image: %s", reason)
+
+
 def _entries(found: dict[str, list[Path]], classes: tuple[str, ...]) -> list[tuple[Path, int, tuple[int, int]]]:
   entries = []
   for name, paths in found.items():
@@ -241,7 +249,7 @@ def _entries(found: dict[str, list[Path]], classes: tuple[str, ...]) -> list[tup
       try:
         entries.append((path, classes.index(name), image_size(path)))
       except BadImage as error:
-        logging.warning("skipped an image: %s", error)
+        _skipped(str(error))
   return entries
 
 
@@ -254,7 +262,7 @@ def _read_split(
       images.append(read_image(path, size))
       labels.append(label)
     except BadImage as error:
-      logging.warning("skipped an image: %s", error)
+      _skipped(str(error))
   if not images:
     raise UserError(f"{root}: split {split} has no image that can be read")
   return _split(np.stack(images), labels)

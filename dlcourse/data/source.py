@@ -1,6 +1,8 @@
 """What a source of data hands over: arrays and a description, before any batch is made."""
 
 import dataclasses
+import pathlib
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -39,3 +41,12 @@ class Corpus:
   description: str
   licence: str
   citation: str
+
+
+def absolute(text: str) -> str:
+  """A source of files ("folder:photos", or as a flag "--data.source=folder:photos") that any folder finds."""
+  found = re.fullmatch(r"(--[\w.]+=)?(folder|idx|file):(.+)", text)
+  if not found:
+    return text
+  flag, kind, path = found.groups()
+  return f"{flag or ''}{kind}:{pathlib.Path(path).expanduser().resolve()}"

@@ -6,18 +6,29 @@ import jax
 import numpy as np
 
 from dlcourse.data.recipe import Data
+from dlcourse.errors import UserError, check_at_least
 from dlcourse.evaluators import Evaluator, Report
-from dlcourse.report.figures import confusion_figure, labelled_images, roc_figure
+from dlcourse.report.figures import confusion_figure, labelled_images, roc_figure, shortened
 
 
 def predictions(task, state, data: Data, key: jax.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Probabilities [N, C], labels [N] and images [N, H, W, C] of the whole test split."""
+  """Probabilities [N, C], labels [N] and images [N, H, W, C] of the whole test split.
+
+  Raises:
+    UserError: the model gives no numbers.
+  """
   rows = []
   for batch in data.eval_batches("test"):
     probabilities = jax.device_get(task.predict(state, key, batch))
     real = batch["mask"] > 0
     rows.append((probabilities[real], batch["label"][real], batch["image"][real]))
-  return tuple(np.concatenate(column) for column in zip(*rows, strict=True))
+  probabilities, labels, images = (np.concatenate(column) for column in zip(*rows, strict=True))
+  if not np.isfinite(probabilities).all():
+    raise UserError(
+      "the model predicts NaN: training has diverged or the checkpoint is damaged; "
+      "train again in another --workdir, perhaps with a lower learning rate"
+    )
+  return probabilities, labels, images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,26 +38,31 @@ class ConfusionMatrix(Evaluator):
   pictures: int = 24
   """How many errors are shown."""
 
+  def __post_init__(self) -> None:
+    """Refuses fewer than no pictures."""
+    check_at_least(0, {"evaluators….pictures": self.pictures})
+
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
-    """Scalar `macro_recall`; tables of counts, recalls and the most frequent confusions; two figures."""
+    """Scalar `macro_recall` over the classes that occur; tables of counts, recalls, confusions; two figures."""
     probabilities, labels, images = predictions(task, state, data, key)
     classes, guessed = data.spec.classes, probabilities.argmax(axis=-1)
     counts = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(counts, (labels, guessed), 1)
+    occurring = counts.sum(axis=1) > 0
     recall = np.diag(counts) / np.maximum(counts.sum(axis=1), 1)
     wrong = np.flatnonzero(guessed != labels)
     worst = wrong[np.argsort(-probabilities[wrong, guessed[wrong]])][: self.pictures]
-    short = [name if len(name) <= 12 else f"{name[:11]}…" for name in classes]
+    short = [shortened(name, 12) for name in classes]
     titles = [f"{short[labels[i]]} →\n{short[guessed[i]]} {probabilities[i, guessed[i]]:.0%}" for i in worst]
     pairs = [(counts[i, j], i, j) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
     figures = {"confusion_matrix": confusion_figure(counts, classes)}
     if len(worst):
       figures["worst_confusions"] = labelled_images(images[worst], titles)
     return Report(
-      scalars={"macro_recall": float(recall.mean())},
+      scalars={"macro_recall": float(recall[occurring].mean())},
       tables={
         "confusion_matrix": [
-          {"class": name, **dict(zip(classes, row.tolist(), strict=True))}
+          {"label": name, "counts": dict(zip(classes, row.tolist(), strict=True))}
           for name, row in zip(classes, counts, strict=True)
         ],
         "recall": [
@@ -66,7 +82,7 @@ class Roc(Evaluator):
   """One-against-the-rest receiver operating curves and the areas under them."""
 
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
-    """Scalar `macro_auc` over the classes that occur; a table of areas; one figure."""
+    """Scalar `macro_auc` over the classes that occur; a table of areas; one figure; nothing if one occurs."""
     from sklearn.metrics import auc, roc_curve  # 1 s that training need not wait for
 
     probabilities, labels, _ = predictions(task, state, data, key)
@@ -75,6 +91,8 @@ class Roc(Evaluator):
       if 0 < np.sum(labels == number) < len(labels):
         false, true, _ = roc_curve(labels == number, probabilities[:, number])
         curves[name] = (false, true, float(auc(false, true)))
+    if not curves:
+      return Report()
     areas = [{"class": name, "auc": area} for name, (_, _, area) in curves.items()]
     return Report(
       scalars={"macro_auc": float(np.mean([row["auc"] for row in areas]))},

@@ -1,7 +1,9 @@
 """Pictures and text that a generative task makes."""
 
 import dataclasses
+import math
 import pathlib
+import re
 from typing import NamedTuple
 
 import jax
@@ -11,6 +13,9 @@ from dlcourse.data.recipe import Data, Spec
 from dlcourse.errors import UserError, check_at_least
 from dlcourse.evaluators import Evaluator, Report
 from dlcourse.report.figures import image_grid, save_image_grid, text_page
+
+MOST_SYMBOLS = 10_000_000  # in one call: what a laptop's memory holds
+_OURS = re.compile(r"([0-9]{4}|[1-9][0-9]{4})\.(png|txt)|grid\.png")  # what `save_samples` writes
 
 
 class Request(NamedTuple):
@@ -33,7 +38,8 @@ def draw(task, state, spec: Spec, request: Request, key: jax.Array) -> dict[str,
   """Asks `task.generate` for what fits the data: texts where there is a vocabulary, else images.
 
   Raises:
-    UserError: a prompt for images, a symbol the model has never seen, a prompt longer than the text.
+    UserError: a prompt for images, a symbol the model has never seen, a prompt longer than the text, more
+      than `MOST_SYMBOLS`, a temperature that is none.
   """
   if not spec.vocabulary:
     if request.prompt is not None:
@@ -45,12 +51,18 @@ def draw(task, state, spec: Spec, request: Request, key: jax.Array) -> dict[str,
 
 
 def _text_request(spec: Spec, request: Request) -> dict[str, np.ndarray]:
+  _check_temperature("temperature", request.temperature)
   prompt = request.prompt or ("\n" if "\n" in spec.vocabulary else spec.vocabulary[0])
   strange = sorted(set(prompt) - set(spec.vocabulary))
   if strange:
     raise UserError(f"--prompt has {strange[0]!r}, which is not in the training text")
   if len(prompt) > request.length:
     raise UserError(f"--prompt has {len(prompt)} symbols, more than --length={request.length}")
+  if request.samples * request.length > MOST_SYMBOLS:
+    raise UserError(
+      f"--samples={request.samples} of --length={request.length} are more than {MOST_SYMBOLS:,} symbols; "
+      "draw fewer"
+    )
   tokens = np.zeros((request.samples, request.length), np.int32)
   tokens[:, : len(prompt)] = [spec.vocabulary.index(symbol) for symbol in prompt]
   given = np.zeros((request.samples, request.length), np.float32)
@@ -59,21 +71,33 @@ def _text_request(spec: Spec, request: Request) -> dict[str, np.ndarray]:
   return {"tokens": tokens, "given": given, "temperature": temperature}
 
 
+def _check_temperature(path: str, temperature: float) -> None:
+  if not 0 <= temperature < math.inf:
+    raise UserError(f"--{path}={temperature} is no temperature; it is a number that is at least 0")
+
+
 def decode(tokens: np.ndarray, spec: Spec) -> list[str]:
   """[N, T] symbol numbers -> N texts."""
   return ["".join(spec.vocabulary[number] for number in row) for row in tokens]
 
 
 def save_samples(outputs: dict[str, np.ndarray], spec: Spec, folder: pathlib.Path) -> list[pathlib.Path]:
-  """Writes texts as one file each, images as one grid and one PNG each; returns the files."""
+  """Writes texts as one file each, images as one grid and one PNG each; returns the files.
+
+  Samples of an earlier call that they do not replace are removed; what has another name stays.
+  """
   folder.mkdir(parents=True, exist_ok=True)
   if "tokens" in outputs:
     files = []
     for index, text in enumerate(decode(outputs["tokens"], spec)):
       files.append(folder / f"{index:04d}.txt")
-      files[-1].write_text(text + "\n")
-    return files
-  return save_image_grid(outputs["image"], folder)
+      files[-1].write_text(text + "\n", encoding="utf-8")
+  else:
+    files = save_image_grid(outputs["image"], folder)
+  for old in set(folder.iterdir()) - set(files):
+    if _OURS.fullmatch(old.name):
+      old.unlink()
+  return files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +156,9 @@ class TextSamples(Evaluator):
   """Below 1 prefers likelier symbols."""
 
   def __post_init__(self) -> None:
-    """Refuses an empty page."""
+    """Refuses an empty page, and a temperature that is none."""
     check_at_least(1, {"evaluators….samples": self.samples, "evaluators….length": self.length})
+    _check_temperature("evaluators….temperature", self.temperature)
 
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
     """The texts as a table and as a page."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 GREY, BEST = "0.5", "tab:red"
+LONG_NAME = 24  # symbols of a class name, at most
+MANY_CURVES = 10  # as many as there are colours and places in a legend
+GRID_SIDE = 400  # pixels of the shorter side of a saved grid, at least
 
 
 def _figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
@@ -33,22 +37,31 @@ def learning_curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], b
   """
   figure = _figure(5.2 * len(names), 3.6)
   for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-    for split, style in (("train", "-"), ("validation", "o-")):
+    for split in ("train", "validation"):
       points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
       if points:
+        style = "o-" if split == "validation" or len(points) == 1 else "-"  # a line of one point is invisible
         axes.plot(*zip(*points, strict=True), style, label=split, markersize=3, linewidth=1.2)
     if best_step is not None:
       axes.axvline(best_step, color=BEST, linestyle="--", linewidth=1, label=f"best, step {best_step}")
     axes.set(xlabel="step", ylabel=name)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
   return figure
 
 
+def shortened(name: str, length: int) -> str:
+  """A name that takes at most this many symbols."""
+  return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
 def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
   """counts [C, C] (rows: labels) coloured by the share of their row, with the numbers in them."""
   share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-  side = max(4.0, 0.5 * len(classes) + 1.5)
+  classes = [shortened(name, LONG_NAME) for name in classes]
+  longest = max(map(len, classes))
+  side = max(4.0, 0.5 * len(classes) + 1.5) + 0.06 * longest
   figure = _figure(side + 0.8, side)
   axes = figure.subplots()
   image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -56,7 +69,7 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
   ticks = np.arange(len(classes))
   axes.set(xlabel="prediction", ylabel="label")
   slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-  axes.set_xticks(ticks, classes, **(slanted if max(map(len, classes)) > 3 else {}))
+  axes.set_xticks(ticks, classes, **(slanted if longest > 3 else {}))
   axes.set_yticks(ticks, classes)
   if len(classes) <= 25:
     for i, j in zip(*np.nonzero(counts), strict=True):
@@ -66,15 +79,24 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def roc_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]]) -> Figure:
-  """name -> (false positive rate, true positive rate, area)."""
+  """One curve a class; of many, the legend names those with the least area and the others are grey.
+
+  Args:
+    curves: name -> (false positive rate, true positive rate, area).
+  """
   figure = _figure(5.5, 4.5)
   axes = figure.subplots()
+  least = sorted(curves, key=lambda name: curves[name][2])[:MANY_CURVES]
   for name, (false, true, area) in curves.items():
-    axes.plot(false, true, label=f"{name} ({area:.4f})", linewidth=1.2)
+    if name in least:
+      axes.plot(false, true, label=f"{shortened(name, LONG_NAME)} ({area:.4f})", linewidth=1.2)
+    else:
+      axes.plot(false, true, color=GREY, alpha=0.4, linewidth=0.8, zorder=1)
   axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
   axes.set(xlabel="false positive rate", ylabel="true positive rate")
   axes.grid(alpha=0.3)
-  axes.legend(title="class (area)", frameon=False, fontsize=8, loc="lower right")
+  title = "class (area)" if len(curves) <= MANY_CURVES else f"class (area), {MANY_CURVES} lowest"
+  axes.legend(title=title, frameon=False, fontsize=8, loc="lower right")
   return figure
 
 
@@ -99,9 +121,15 @@ def tile(images: np.ndarray, columns: int) -> np.ndarray:
   return grid.swapaxes(1, 2).reshape(count // columns * height, columns * width, channels)
 
 
-def image_grid(images: np.ndarray, columns: int = 8) -> Figure:
+def grid_columns(count: int) -> int:
+  """How many of `count` images stand in a row: about the square root, without empty places if that can be."""
+  root = math.isqrt(count - 1) + 1  # rounded up
+  return next((columns for columns in range(root, 2 * root) if count % columns == 0), root)
+
+
+def image_grid(images: np.ndarray, columns: int | None = None) -> Figure:
   """Images [N, H, W, C] in [0, 1], `columns` a row."""
-  picture = tile(images, min(columns, len(images)))
+  picture = tile(images, min(columns or grid_columns(len(images)), len(images)))
   height, width = picture.shape[:2]
   figure = _figure(6, 6 * height / width, layout=None)
   axes = figure.add_axes((0, 0, 1, 1))
@@ -111,10 +139,11 @@ def image_grid(images: np.ndarray, columns: int = 8) -> Figure:
 
 
 def save_image_grid(images: np.ndarray, folder: pathlib.Path) -> list[pathlib.Path]:
-  """Writes `grid.png` and one PNG an image at its own size; returns the files."""
+  """Writes `grid.png`, enlarged to be seen, and one PNG an image at its own size; returns the files."""
   files = [folder / "grid.png", *(folder / f"{index:04d}.png" for index in range(len(images)))]
-  columns = max(1, round(len(images) ** 0.5))
-  pictures = [tile(images, columns)]
+  grid = tile(images, grid_columns(len(images)))
+  times = -(-GRID_SIDE // min(grid.shape[:2]))
+  pictures = [grid.repeat(times, axis=0).repeat(times, axis=1)]
   pictures += [np.round(np.clip(image, 0, 1) * 255).astype(np.uint8) for image in images]
   for file, picture in zip(files, pictures, strict=True):
     Image.fromarray(picture.squeeze(axis=-1) if picture.shape[-1] == 1 else picture).save(file)

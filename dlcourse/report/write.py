@@ -1,12 +1,14 @@
 """Writes the folder `report/` of a workdir: PNG for people, JSON for programs."""
 
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from dlcourse.data.recipe import Data
 from dlcourse.evaluators import Report
 from dlcourse.experiment import Best
 from dlcourse.progress import HEADLINES
@@ -56,8 +58,11 @@ def write_report(
   reports: Mapping[str, Report],
   params: PyTree,
   best: Best,
+  data: Data,
 ) -> None:
   """Writes curves, parameter table, every evaluator's report and an index in Markdown.
+
+  What the index of an earlier report lists and this one does not write is removed.
 
   Args:
     path: the workdir.
@@ -66,25 +71,55 @@ def write_report(
     reports: evaluator's name -> what it said.
     params: of the state that was evaluated.
     best: of the experiment.
+    data: of the experiment.
   """
   folder = path / "report"
-  logged = {name for row in rows for name in row}
-  names = [name for name in HEADLINES if name in logged]
-  if best.metric and best.metric in logged and best.metric not in names:
-    names.append(best.metric)
+  names = curve_names(rows, best)
   best_step = result["best_step"] if best.metric else None
   table = parameter_table(params)
   own = Report(
     tables={"parameters": table},
     figures={"learning_curves": learning_curves(rows, names, best_step)} if names else {},
   )
-  for report in (own, *reports.values()):
+  every = [own, *reports.values()]
+  listed = [f"![{name}]({name}.png)" for report in every for name in report.figures]
+  listed += [f"- [{name}]({name}.json)" for report in every for name in report.tables]
+  index = folder / "index.md"
+  for name in _listed(index.read_text(encoding="utf-8", errors="replace")) if index.exists() else ():
+    (folder / name).unlink(missing_ok=True)
+  for report in every:
     save(report, folder)
-  pictures = [name for report in (own, *reports.values()) for name in report.figures]
-  (folder / "index.md").write_text(_index(result, table, pictures))
+  index.write_text(_index(result, data, table, listed), encoding="utf-8")
 
 
-def _index(result: Mapping[str, Any], table: list[dict[str, Any]], pictures: list[str]) -> str:
+def curve_names(rows: Sequence[Mapping[str, Any]], best: Best) -> list[str]:
+  """The headlines that were logged and the metric that chooses the checkpoint, none the negative of another.
+
+  Args:
+    rows: of `metrics.jsonl`.
+    best: of the experiment.
+  """
+  logged = {name for row in rows for name in row}
+  names: list[str] = []
+  for name in dict.fromkeys((*HEADLINES, best.metric)):
+    if name in logged and not any(_mirrored(rows, name, other) for other in names):
+      names.append(name)
+  return names
+
+
+def _mirrored(rows: Sequence[Mapping[str, Any]], name: str, other: str) -> bool:
+  """Whether one metric is the negative of another, as a VAE's ELBO is of its loss where β = 1."""
+  pairs = [(row.get(name, np.nan), row.get(other, np.nan)) for row in rows if name in row or other in row]
+  return all(np.isclose(x, -y, rtol=1e-5, atol=0) for x, y in pairs)
+
+
+def _listed(index: str) -> list[str]:
+  """The files beside an index that it lists."""
+  found = re.findall(r"^(?:!|- )\[([^/]+)\]\((\1\.(?:png|json))\)$", index, re.MULTILINE)
+  return [file for _, file in found]
+
+
+def _index(result: Mapping[str, Any], data: Data, table: list[dict[str, Any]], listed: Sequence[str]) -> str:
   device = result["devices"]
   lines = [
     f"# {result['experiment']}",
@@ -93,15 +128,30 @@ def _index(result: Mapping[str, Any], table: list[dict[str, Any]], pictures: lis
     f"Seed {result['seed']}, {result['steps']} steps, {result['seconds']:.0f} s on {device['count']} × "
     f"{device['kind']}; evaluated at step {result['best_step']}.",
     "",
+    "## Test",
+    "",
     "| test | value |",
     "| --- | ---: |",
     *(f"| {name} | {value:.6g} |" for name, value in result["test"].items()),
+    "",
+    "## Data",
+    "",
+    " ".join(data.description.split()),
+    "",
+    f"| split | {'symbols' if data.spec.vocabulary else 'examples'} |",
+    "| --- | ---: |",
+    *(f"| {split} | {size:,} |" for split, size in data.sizes.items()),
+    "",
+    "## Parameters",
     "",
     "| parameters | shape | count |",
     "| --- | --- | ---: |",
     *(f"| {row['path']} | {' × '.join(map(str, row['shape']))} | {row['count']:,} |" for row in table),
     f"| **all** | | **{sum(row['count'] for row in table):,}** |",
     "",
-    *(f"![{name}]({name}.png)\n" for name in pictures),
+    "## Figures and tables",
+    "",
+    *(line + "\n" if line.startswith("!") else line for line in listed),
+    "",
   ]
   return "\n".join(lines)

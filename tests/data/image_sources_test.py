@@ -79,6 +79,9 @@ def test_idx_folder_with_class_names(idx):
   (idx / "classes.txt").write_text("Shirt\nBag\n")
   with pytest.raises(UserError, match="names 2 classes, the labels need 3"):
     load_images(f"idx:{idx}")
+  (idx / "classes.txt").write_text("Shirt\nBag\nShoe\nBag\n")
+  with pytest.raises(UserError, match="names a class twice: 'Bag'"):
+    load_images(f"idx:{idx}")
 
 
 def test_idx_folder_that_does_not_fit(idx):
@@ -151,6 +154,7 @@ def test_folder_skips_broken_images_by_name(tmp_path, warnings_of):
   split = load_images(f"folder:{tmp_path}").splits["all"]
   np.testing.assert_array_equal(split["label"], [0, 1])
   np.testing.assert_array_equal(split["image"][1, 0, 0], [0, 0, 255])
+  load_images(f"folder:{tmp_path}")  # as the report of a run does
   assert len(warnings_of) == 2
   for name in ("a/no_header.jpg", "a/2.png"):
     assert sum(str(tmp_path / name) in message for message in warnings_of) == 1

@@ -11,13 +11,12 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from dlcourse.data import tfds_source
 from dlcourse.data.tfds_source import load_tfds
 from dlcourse.errors import UserError
-
-tfds = pytest.importorskip("tensorflow_datasets")
 
 
 @pytest.fixture

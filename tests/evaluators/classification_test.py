@@ -6,6 +6,8 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from dlcourse.data.batches import in_order
 from dlcourse.data.recipe import Data, Spec
+from dlcourse.errors import UserError
+from dlcourse.evaluators import Report
 from dlcourse.evaluators.classification import ConfusionMatrix, Roc, predictions
 
 RNG = np.random.default_rng(0)
@@ -39,8 +41,8 @@ def test_the_confusion_matrix_equals_that_of_scikit_learn():
   guessed = PROBABILITIES.argmax(-1)
   expected = confusion_matrix(LABELS, guessed, labels=range(4))
   rows = report.tables["confusion_matrix"]
-  assert [row["class"] for row in rows] == list(CLASSES)
-  np.testing.assert_array_equal([[row[name] for name in CLASSES] for row in rows], expected)
+  assert [row["label"] for row in rows] == list(CLASSES)
+  np.testing.assert_array_equal([[row["counts"][name] for name in CLASSES] for row in rows], expected)
   recall = np.diag(expected) / np.maximum(expected.sum(1), 1)
   assert [row["recall"] for row in report.tables["recall"]] == pytest.approx(recall.tolist())
   worst = report.tables["confusions"]
@@ -72,6 +74,13 @@ def test_a_classifier_without_errors_has_recall_one_and_no_confusions():
   assert set(report.figures) == {"confusion_matrix"}
 
 
+def test_recall_is_the_mean_over_the_classes_that_occur():
+  labels = np.zeros(53, np.int32)
+  data = DATA._replace(eval_batches=lambda split: in_order({**ARRAYS, "label": labels}, 10))
+  guesses = np.eye(4, dtype=np.float32)[labels]
+  assert ConfusionMatrix()(predictor(guesses), None, data, None).scalars == {"macro_recall": 1.0}
+
+
 def test_areas_equal_those_of_scikit_learn_for_the_classes_that_occur():
   report = Roc()(predictor(PROBABILITIES), None, DATA, None)
   rows = report.tables["roc"]
@@ -85,3 +94,36 @@ def test_the_area_is_the_chance_that_a_positive_outranks_a_negative():
   report = Roc()(predictor(PROBABILITIES), None, DATA, None)
   positive, negative = PROBABILITIES[LABELS == 0, 0], PROBABILITIES[LABELS != 0, 0]
   assert report.tables["roc"][0]["auc"] == pytest.approx(np.mean(positive[:, None] > negative))
+
+
+def test_classes_may_have_any_name():
+  names = ("class", "label", "counts", "recall")
+  report = ConfusionMatrix()(predictor(PROBABILITIES), None, DATA._replace(spec=Spec({}, names)), None)
+  rows = report.tables["confusion_matrix"]
+  assert [row["label"] for row in rows] == list(names)
+  np.testing.assert_array_equal(
+    [[row["counts"][name] for name in names] for row in rows],
+    confusion_matrix(LABELS, PROBABILITIES.argmax(-1), labels=range(4)),
+  )
+
+
+@pytest.mark.parametrize("evaluator", [ConfusionMatrix(), Roc()])
+def test_a_model_that_predicts_nan_is_refused_in_one_line(evaluator):
+  broken = PROBABILITIES.copy()
+  broken[7] = np.nan
+  with pytest.raises(UserError, match="the model predicts NaN") as info:
+    evaluator(predictor(broken), None, DATA, None)
+  assert "\n" not in str(info.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_class_has_no_area():
+  data = DATA._replace(eval_batches=lambda split: in_order({**ARRAYS, "label": np.zeros(53, np.int32)}, 10))
+  assert Roc()(predictor(PROBABILITIES), None, data, None) == Report()
+
+
+def test_no_pictures_are_fine_and_fewer_are_refused():
+  report = ConfusionMatrix(pictures=0)(predictor(PROBABILITIES), None, DATA, None)
+  assert set(report.figures) == {"confusion_matrix"}
+  with pytest.raises(UserError, match="pictures=-1"):
+    ConfusionMatrix(pictures=-1)

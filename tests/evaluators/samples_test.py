@@ -53,6 +53,9 @@ def test_without_a_prompt_a_text_begins_with_a_line_break_where_there_is_one(voc
   [
     (TEXT, Request(prompt="abz"), "--prompt has 'z', which is not in the training text"),
     (TEXT, Request(prompt="abc", length=2), "--prompt has 3 symbols, more than --length=2"),
+    (TEXT, Request(temperature=float("nan")), "--temperature=nan is no temperature"),
+    (TEXT, Request(temperature=float("inf")), "--temperature=inf is no temperature"),
+    (TEXT, Request(samples=100_000, length=1_000), "--samples=100000 of --length=1000 are more"),
     (Spec({}), Request(prompt="a"), "this one makes images"),
   ],
 )
@@ -79,6 +82,31 @@ def test_images_are_saved_as_a_grid_and_one_by_one(tmp_path):
   assert [file.name for file in files] == ["grid.png", "0000.png", "0001.png", "0002.png"]
   assert [np.unique(Image.open(file)).tolist() for file in files[1:]] == [[0], [255], [128]]
   assert Image.open(files[1]).size == (5, 4)
+
+
+def test_texts_are_utf_8_whatever_the_machine_prefers(tmp_path, monkeypatch):
+  monkeypatch.setattr("io.text_encoding", lambda encoding, *_: encoding or "ascii")
+  (file,) = save_samples({"tokens": np.array([[0, 1]])}, Spec({}, vocabulary=("ß", "→")), tmp_path)
+  assert file.read_bytes().decode("utf-8") == "ß→\n"
+
+
+def test_only_the_newest_samples_and_the_files_of_others_stay(tmp_path):
+  others = {"notes.txt", "my_grid.png", "12.png", "00004.png", "20240131.png", "0001.jpg", "0001.txt.bak"}
+  for name in others | {"0007.txt", "12345.txt"}:
+    (tmp_path / name).touch()
+  pictures = np.zeros((5, 2, 2, 1))
+  save_samples({"image": pictures}, Spec({}), tmp_path)
+  files = save_samples({"image": pictures[:2]}, Spec({}), tmp_path)
+  assert {file.name for file in tmp_path.iterdir()} == others | {"grid.png", "0000.png", "0001.png"}
+  assert all(file.exists() for file in files)
+  save_samples({"tokens": np.array([[1, 2]])}, TEXT, tmp_path)
+  assert {file.name for file in tmp_path.iterdir()} == others | {"0000.txt"}
+
+
+@pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
+def test_a_page_at_no_temperature_is_refused(temperature):
+  with pytest.raises(UserError, match=r"--evaluators….temperature=.* is no temperature"):
+    TextSamples(temperature=temperature)
 
 
 def test_evaluators_draw_as_many_as_asked():

@@ -2,12 +2,14 @@ import json
 
 import jax
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from dlcourse.data.recipe import Data, Spec
 from dlcourse.evaluators import Report
 from dlcourse.experiment import Best
-from dlcourse.report.write import markdown, parameter_table, save, write_report
+from dlcourse.report.write import curve_names, markdown, parameter_table, save, write_report
 
 PARAMS = {"dense": {"kernel": np.zeros((3, 4)), "bias": np.zeros(4)}, "scale": np.zeros(())}
 RESULT = {
@@ -20,6 +22,7 @@ RESULT = {
   "devices": {"count": 1, "kind": "cpu"},
   "test": {"loss": 0.123456789},
 }
+DATA = Data(Spec({}), None, None, {"train": 4321, "test": 5}, "Digits.\nLicence: MIT. Some Body, 1998")
 ROWS = [
   {"step": 1, "split": "train", "loss": 1.0, "seconds": 1.0},
   {"step": 2, "split": "validation", "loss": 1.0, "score": 2.0},
@@ -45,12 +48,14 @@ def test_figures_are_saved_as_pictures_and_tables_as_json(tmp_path):
 
 def test_the_report_names_what_was_run_and_shows_every_picture(tmp_path):
   report = Report(tables={"samples": [{"text": "hello"}]}, figures={"samples": Figure(figsize=(1, 1))})
-  write_report(tmp_path, ROWS, RESULT, {"TextSamples": report}, PARAMS, Best("score", mode="max"))
+  write_report(tmp_path, ROWS, RESULT, {"TextSamples": report}, PARAMS, Best("score", mode="max"), DATA)
   index = (tmp_path / "report/index.md").read_text()
   for part in ("# cnn.mlp", "`--steps=9`", "Seed 5, 9 steps, 2 s on 1 × cpu", "step 7", "| loss | 0.123457 |"):
     assert part in index
   assert "| dense/kernel | 3 × 4 | 12 |" in index
   assert "| **all** | | **17** |" in index
+  assert "\nDigits. Licence: MIT. Some Body, 1998\n" in index
+  assert "| split | examples |\n| --- | ---: |\n| train | 4,321 |\n| test | 5 |\n" in index
   pictures = {line[2 : line.index("]")] for line in index.splitlines() if line.startswith("![")}
   assert pictures == {"learning_curves", "samples"}
   assert {file.name for file in (tmp_path / "report").iterdir()} == {
@@ -63,9 +68,44 @@ def test_the_report_names_what_was_run_and_shows_every_picture(tmp_path):
 
 
 def test_a_run_that_has_logged_nothing_has_a_report_without_curves(tmp_path):
-  write_report(tmp_path, [], RESULT | {"best_step": None}, {}, PARAMS, Best())
+  write_report(tmp_path, [], RESULT | {"best_step": None}, {}, PARAMS, Best(), DATA)
   assert not (tmp_path / "report/learning_curves.png").exists()
   assert (tmp_path / "report/index.md").exists()
+
+
+def test_a_report_replaces_the_last_one_and_leaves_other_files(tmp_path):
+  many = Report(tables={"roc": [], "my table": []}, figures={"roc": Figure(figsize=(1, 1))})
+  write_report(tmp_path, ROWS, RESULT, {"A": many}, PARAMS, Best(), DATA)
+  others = {"mine.png", "mine.json", "notes.md"}
+  for name in others:
+    (tmp_path / "report" / name).touch()
+  write_report(tmp_path, [], RESULT, {"B": Report(tables={"recall": []})}, PARAMS, Best(), DATA)
+  left = {file.name for file in (tmp_path / "report").iterdir()}
+  assert left == others | {"index.md", "parameters.json", "recall.json"}
+
+
+def test_the_sizes_of_text_are_symbols(tmp_path):
+  text = DATA._replace(spec=Spec({}, vocabulary=("a", "β")))
+  write_report(tmp_path, [], RESULT, {}, PARAMS, Best(), text)
+  assert "| split | symbols |" in (tmp_path / "report/index.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+  ("rows", "best", "names"),
+  [
+    ([{"loss": 2.0, "elbo": -2.0}, {"loss": 1.0, "elbo": -1.0}], Best("elbo", mode="max"), ["loss"]),
+    ([{"loss": 2.0, "elbo": -2.0}, {"loss": 1.0, "elbo": -0.5}], Best(), ["loss", "elbo"]),  # β = 2
+    ([{"loss": 2.0, "elbo": -2.0}, {"loss": 1.0}], Best(), ["loss", "elbo"]),
+    (
+      [{"loss": 2.0}, {"accuracy": 0.5, "score": 1.0}],
+      Best("score", mode="max"),
+      ["loss", "accuracy", "score"],
+    ),
+    ([{"loss": 2.0, "rate": 1.0}], Best(None), ["loss"]),
+  ],
+)
+def test_a_curve_is_not_drawn_again_upside_down(rows, best, names):
+  assert curve_names([{"step": 1, "split": "train", **row} for row in rows], best) == names
 
 
 def test_markdown_has_every_column_and_empty_cells():
