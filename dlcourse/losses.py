@@ -21,7 +21,9 @@ def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
   chex.assert_equal_shape((logits, targets))
   # max(x, 0) - x t + log(1 + exp(-|x|)): one exponential a pixel, where optax's form takes two.
   nats = jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
-  return nats.reshape(nats.shape[0], -1).sum(axis=-1)
+  # A product with ones: a sum would make XLA's CPU backend take each logarithm by itself, 30 times slower.
+  ones = jnp.ones(nats[0].size, nats.dtype)
+  return jnp.dot(nats.reshape(nats.shape[0], -1), ones, precision=jax.lax.Precision.HIGHEST)
 
 
 def gaussian_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
