@@ -227,6 +227,7 @@ def main() -> None:
     app.run(_run, flags_parser=_parse)
   except UserError as error:
     print(f"dlcourse: {error}", file=sys.stderr)
+    sys.excepthook = lambda *_: None  # threads that still read a damaged checkpoint would add tracebacks
     sys.exit(2)
   except BrokenPipeError:  # the reader of the output (head, less) has left; Python would complain at its end
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

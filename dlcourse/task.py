@@ -42,7 +42,7 @@ class Task(NamedTuple):
   """A way of learning, as pure functions (in the manner of `optax.GradientTransformation`).
 
   Attributes:
-    init: (key, batch) -> TrainState.
+    init: (key, batch) -> TrainState; the batch has the right shapes and nothing but zeros in it.
     train_step: (state, batch) -> (state, metrics).
     eval_step: (state, key, batch) -> metrics.
     predict: (state, key, batch) -> what a person looks at: probabilities, reconstructions.

@@ -44,8 +44,9 @@ def adversarial(
 
   One step draws one batch of fakes, updates the discriminator on it, then the generator against the *new*
   discriminator through the same fakes: each network runs forward no more often than it has to.
-  `eval_step` scores real images and samples of the averaged generator; `predict` gives D(x) in [0, 1];
-  `generate` samples the averaged generator, its request is {"index" [N]}.
+  `eval_step` scores real images (as 1, whatever `real_label`) and samples of the averaged generator (as 0),
+  with the discriminator's batch norm over each batch; `predict` gives D(x) in [0, 1]; `generate` samples the
+  averaged generator, its request is {"index" [N]}.
 
   Args:
     networks: "generator": latents [B, Z] -> images; "discriminator": images (and `mask` [B],
