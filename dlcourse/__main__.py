@@ -218,16 +218,22 @@ def _run(argv: list[str]) -> None:
   verb.run(rest)
 
 
+def _unraisablehook(said: "sys.UnraisableHookArgs") -> None:
+  """Leaves out what TensorStore's threads say when a damaged checkpoint has ended the loop they report to."""
+  if str(said.exc_value) != "Event loop is closed":
+    sys.__unraisablehook__(said)
+
+
 def main() -> None:
   """Entry point: 0 done, 2 what the user gave cannot be used, 130 interrupted."""
   for stream in (sys.stdout, sys.stderr):
     stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to stop
+  sys.unraisablehook = _unraisablehook
   logging.set_verbosity(logging.WARNING)  # Orbax alone has 40 lines a run to say at INFO
   try:
     app.run(_run, flags_parser=_parse)
   except UserError as error:
     print(f"dlcourse: {error}", file=sys.stderr)
-    sys.excepthook = lambda *_: None  # threads that still read a damaged checkpoint would add tracebacks
     sys.exit(2)
   except BrokenPipeError:  # the reader of the output (head, less) has left; Python would complain at its end
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -173,6 +173,18 @@ def test_the_exit_code_reaches_the_shell(args, code):
   assert "Traceback" not in done.stderr
 
 
+def test_a_damaged_checkpoint_is_one_line(dlcourse, tmp_path):
+  (tmp_path / "mine.py").write_text(OWN_FILE)
+  assert dlcourse("train", "./mine.py:net", "--devices=1")[0] == 0
+  for manifest in (tmp_path / "runs/mine.net/checkpoints").rglob("manifest.ocdbt"):
+    manifest.unlink()
+  command = [sys.executable, "-m", "dlcourse", "evaluate", str(tmp_path / "runs/mine.net")]
+  done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+  assert done.returncode == 2
+  assert done.stderr.count("\n") == 1, done.stderr
+  assert "is damaged" in done.stderr
+
+
 def test_a_wrong_flag_is_found_without_loading_jax():
   code = (
     "import sys\nfrom dlcourse.__main__ import main\nsys.argv = ['dlcourse', 'train', '--seed=x']\n"
