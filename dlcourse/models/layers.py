@@ -1,5 +1,8 @@
 """What the models share: activations by name and a batch norm that is global in every mode."""
 
+import functools
+import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import flax.linen as nn
@@ -7,7 +10,9 @@ import jax
 
 from dlcourse.parallel import replica_axis
 
-Activation = Literal["relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "swish"]
+Stem = Literal["large", "small"]  # for images of about 224 or of about 32 pixels
+Norm = Literal["batch", "group", "layer", "none"]
+Activation = Literal["relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "swish", "relu6"]
 
 
 def activate(name: Activation, x: jax.Array) -> jax.Array:
@@ -42,3 +47,51 @@ def batch_norm(
     epsilon=epsilon,
     name=name,
   )
+
+
+def normalisation(
+  kind: Norm, train: bool, epsilon: float = 1e-5, momentum: float = 0.9
+) -> Callable[..., Callable[[jax.Array], jax.Array]]:
+  """The norm of a network, bound once and passed to its blocks: `norm(name="norm1")(x)`.
+
+  Args:
+    kind: "batch" (Ioffe & Szegedy, 2015), "group" (Wu & He, 2018: 32 groups, or as many as divide the
+      channels), "layer" (Ba et al., 2016) or "none".
+    train: for batch norm, see `batch_norm`.
+    epsilon: added to the variance.
+    momentum: of the running averages.
+  """
+  match kind:
+    case "batch":
+      return functools.partial(batch_norm, train, momentum, epsilon)
+    case "group":
+      return functools.partial(_GroupNorm, epsilon)
+    case "layer":
+      return functools.partial(nn.LayerNorm, epsilon)
+    case "none":
+      return lambda name: lambda x: x
+  raise ValueError(f"norm {kind!r} is none of {', '.join(get_args(Norm))}")
+
+
+class _GroupNorm(nn.Module):
+  """Group norm with 32 groups, or the most that divide the channels."""
+
+  epsilon: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """x [B, ..., C] -> [B, ..., C]."""
+    return nn.GroupNorm(math.gcd(32, x.shape[-1]), epsilon=self.epsilon)(x)
+
+
+def around(conv: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+  """A convolution that pads (k - 1) / 2 zeros on every side, whatever its stride.
+
+  "SAME" pads a strided convolution more on the right than on the left, so that the two differ by a pixel.
+  """
+
+  def build(features: int, kernel_size: tuple[int, int], strides: tuple[int, int] = (1, 1), **fields):
+    padding = tuple(((size - 1) // 2, (size - 1) // 2) for size in kernel_size)
+    return conv(features, kernel_size, strides, padding=padding, **fields)
+
+  return build
