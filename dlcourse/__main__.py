@@ -7,6 +7,7 @@ import errno
 import os
 import pathlib
 import sys
+import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -56,6 +57,8 @@ def _workdir(name: str | None) -> pathlib.Path:
 def _trained():
   from dlcourse.trained import open_trained
 
+  if FLAGS.workdir and FLAGS.experiment:
+    raise UserError("--workdir says which run it is; leave --experiment out")
   return open_trained(_workdir(FLAGS.experiment), FLAGS.checkpoint, FLAGS.devices)
 
 
@@ -218,22 +221,30 @@ def _run(argv: list[str]) -> None:
   verb.run(rest)
 
 
+def _say(line: str) -> None:
+  sys.stderr.write(f"\ndlcourse: {line}\n" if sys.stderr.isatty() else f"dlcourse: {line}\n")  # at once
+
+
 def _unraisablehook(said: "sys.UnraisableHookArgs") -> None:
-  """Leaves out what TensorStore's threads say when a damaged checkpoint has ended the loop they report to."""
-  if str(said.exc_value) != "Event loop is closed":
+  """Leaves out what follows an error that has been said: of TensorStore's threads, of files on a full disk."""
+  full = isinstance(said.exc_value, OSError) and said.exc_value.errno == errno.ENOSPC
+  if not full and str(said.exc_value) != "Event loop is closed":
     sys.__unraisablehook__(said)
 
 
 def main() -> None:
   """Entry point: 0 done, 2 what the user gave cannot be used, 130 interrupted."""
+  sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - closed by cron, for one
+  sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
   for stream in (sys.stdout, sys.stderr):
     stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to stop
   sys.unraisablehook = _unraisablehook
+  threading.excepthook = lambda said: logging.debug("in %s: %s", said.thread, said.exc_value)  # raised again
   logging.set_verbosity(logging.WARNING)  # Orbax alone has 40 lines a run to say at INFO
   try:
     app.run(_run, flags_parser=_parse)
   except UserError as error:
-    print(f"dlcourse: {error}", file=sys.stderr)
+    _say(f"{error}")
     sys.exit(2)
   except BrokenPipeError:  # the reader of the output (head, less) has left; Python would complain at its end
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -241,10 +252,10 @@ def main() -> None:
   except OSError as error:
     if error.filename is None and error.errno != errno.ENOSPC:
       raise
-    print(f"dlcourse: {error.filename or 'the output'} cannot be used: {error.strerror}", file=sys.stderr)
+    _say(f"{error.filename2 or error.filename or 'the output'} cannot be used: {error.strerror}")
     sys.exit(2)
   except KeyboardInterrupt:
-    print("\ndlcourse: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+    _say("interrupted; the same command goes on from the last checkpoint")
     sys.exit(130)
 
 

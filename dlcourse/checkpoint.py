@@ -1,9 +1,12 @@
 """Checkpoints: the only file that imports Orbax."""
 
+import contextlib
 import dataclasses
 import functools
+import logging as std_logging
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -38,6 +41,13 @@ class Progress:
       raise TypeError(f"{self} has no best step and value")
     if not isinstance(self.waited, int):
       raise TypeError(f"{self} has not waited for a number of evaluations")
+
+
+@functools.cache
+def _hush() -> None:
+  """Leaves out what Orbax logs: what it raises says the same, and once."""
+  logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+  std_logging.getLogger("asyncio").setLevel(std_logging.CRITICAL)  # of Orbax's writers, on a full disk
 
 
 class Gone(UserError):
@@ -77,9 +87,7 @@ class Checkpoints:
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers
 
-    verbosity = logging.get_verbosity()
-    if self._read_only:  # of which Orbax warns in four lines
-      logging.set_verbosity(logging.ERROR)
+    _hush()
     try:
       manager = ocp.CheckpointManager(
         self._folder.resolve(),
@@ -93,8 +101,6 @@ class Checkpoints:
       )
     except (OSError, ValueError) as error:
       raise UserError(f"{self._folder} cannot be used: {first_line(error)}") from error
-    finally:
-      logging.set_verbosity(verbosity)
     self._open = True
     return manager
 
@@ -154,17 +160,27 @@ class Checkpoints:
     )
 
   def save(self, state: PyTree, progress: Progress) -> None:
-    """Starts saving the state under its step; waits for the save before it."""
+    """Starts saving the state under its step; waits for the save before it.
+
+    Raises:
+      UserError: the folder cannot be written, or could not when the save before this one was.
+    """
     import orbax.checkpoint as ocp
 
     self._policy.best_step = progress.best_step
-    self._manager.save(
-      int(state.step),
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
-      ),
+    items = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
     )
+    with self._writing():
+      self._manager.save(int(state.step), args=items)
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """A full disk shows at the next save, or at the end."""
+    try:
+      yield
+    except _DAMAGE as error:
+      raise UserError(f"{self._folder} cannot be written: {first_line(error)}") from error
 
   def __enter__(self) -> "Checkpoints":
     """Nothing is opened before it is needed."""
@@ -174,7 +190,8 @@ class Checkpoints:
     """Waits until the last save is whole; empties Orbax's trash, which nothing else does."""
     if not self._open:
       return
-    self._manager.wait_until_finished()
-    self._manager.close()
+    with self._writing():
+      self._manager.wait_until_finished()
+      self._manager.close()
     if jax.process_index() == 0 and not self._read_only:
       shutil.rmtree(self._folder / "trash", ignore_errors=True)

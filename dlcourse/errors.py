@@ -1,13 +1,17 @@
 """The one exception whose message is written for the person at the keyboard."""
 
 import difflib
+import pathlib
+import site
+import sysconfig
+import traceback
 from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
   """What the user gave cannot be used: one line that says what is wrong and what would be right.
 
-  `__main__` prints the message and leaves with exit code 2; nothing else of the project catches it.
+  `__main__` prints the message and leaves with exit code 2.
   """
 
 
@@ -64,3 +68,11 @@ def check_below_one(fields: Mapping[str, float]) -> None:
 def first_line(error: BaseException) -> str:
   """What an error says, in one line of at most 200 characters."""
   return (str(error).strip().splitlines() or ["no message"])[0].strip()[:200]
+
+
+def own_line(error: BaseException) -> str:
+  """Where in a person's own file an error arose, as "FILE:LINE: "; nothing where it did not."""
+  installed = (str(pathlib.Path(__file__).parent), *site.getsitepackages(), sysconfig.get_path("stdlib"))
+  frames = traceback.extract_tb(error.__traceback__)
+  own = [frame for frame in frames if not frame.filename.startswith((*installed, "<"))]
+  return f"{own[-1].filename}:{own[-1].lineno}: " if own else ""

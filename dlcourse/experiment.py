@@ -1,5 +1,6 @@
 """Experiments and studies: frozen recipes, found by name, changed by flags, recorded in a workdir."""
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -16,7 +17,7 @@ import flax.linen as nn
 import tyro
 
 from dlcourse.data.recipe import DataRecipe
-from dlcourse.errors import UserError, check_at_least, unknown
+from dlcourse.errors import UserError, check_at_least, first_line, own_line, unknown
 from dlcourse.evaluators import Evaluator, Report
 from dlcourse.parallel import Mode
 from dlcourse.task import TaskRecipe
@@ -131,8 +132,9 @@ def _recipes(module: ModuleType, kind: type) -> Iterator[tuple[str, Callable]]:
   for name, function in inspect.getmembers(module, inspect.isfunction):
     if function.__module__ != module.__name__:
       continue
-    if inspect.get_annotations(function, eval_str=True).get("return") is kind:
-      yield name, function
+    with contextlib.suppress(Exception):  # one that cannot be read is the annotation of no recipe
+      if inspect.get_annotations(function, eval_str=True).get("return") is kind:
+        yield name, function
 
 
 def find(name: str, kind: type = Experiment) -> Callable:
@@ -163,9 +165,13 @@ def _import_file(path: pathlib.Path) -> ModuleType:
   module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
   try:
     spec.loader.exec_module(module)
-  except (SyntaxError, ImportError, NameError, TypeError, AttributeError) as error:
-    raise UserError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+  except (Exception, SystemExit) as error:
+    raise _failed(f"{path} cannot be imported", error) from error
   return module
+
+
+def _failed(what: str, error: BaseException) -> UserError:
+  return UserError(f"{what}: {own_line(error)}{type(error).__name__}: {first_line(error)}")
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -178,7 +184,12 @@ def load(name: str, overrides: Sequence[str] = ()) -> Experiment:
   recipe = find(name)
   if inspect.signature(recipe).parameters:
     raise UserError(f"{name} takes arguments; a recipe is a function without any")
-  experiment = recipe()
+  try:
+    experiment = recipe()
+  except UserError:
+    raise
+  except (Exception, SystemExit) as error:
+    raise _failed(f"{name} cannot be made", error) from error
   if not isinstance(experiment, Experiment):
     raise UserError(f"{name} returns a {type(experiment).__name__}, not the Experiment it announces")
   if not overrides:

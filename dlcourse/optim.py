@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import optax
 
-from dlcourse.errors import UserError, check_at_least, check_below_one
+from dlcourse.errors import UserError, check_at_least, check_below_one, check_between
 
 PyTree = Any
 
@@ -34,7 +34,8 @@ class Optimizer:
 
   def __post_init__(self) -> None:
     """Refuses a rate, a warm-up or a norm that cannot be."""
-    check_at_least(0, _flags(self, "learning_rate", "warmup_steps"))
+    check_between(0, 1e38, _flags(self, "learning_rate"))  # what float32 holds
+    check_at_least(0, _flags(self, "warmup_steps"))
     if self.clip_norm is not None and not self.clip_norm > 0:
       raise UserError(f"--task….clip_norm={self.clip_norm} has to be above 0; None does not clip")
 

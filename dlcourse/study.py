@@ -15,9 +15,10 @@ from dlcourse.parallel import make_mesh
 from dlcourse.report.write import markdown, save
 from dlcourse.train import train
 from dlcourse.trained import open_trained, report
-from dlcourse.workdir import RECORD, check_same, new_record, read_json, write_json
+from dlcourse.workdir import RECORD, check_same, new_record, read_json, read_record, write_json
 
 _DEFAULT = Options()
+_READ = ("test", "seconds", "devices", "commit")  # of a result
 
 
 def run_study(
@@ -32,7 +33,7 @@ def run_study(
     options: of every run, but for the seed, which is the run's.
 
   Raises:
-    UserError: a run cannot be made of these overrides, or its folder holds another one; nothing is trained.
+    UserError: the overrides fit no field of a run, or its folder holds another one; nothing is trained.
   """
   if (path / RECORD).exists():
     raise UserError(f"{path} is the workdir of one training; name another --workdir for the study")
@@ -59,12 +60,10 @@ def _plan(run: Run, path: pathlib.Path, overrides: Sequence[str], options: Optio
   options = dataclasses.replace(options, seed=run.seed)
   plan = _Plan(run, path, every, load(run.experiment, every), options)
   if (path / RECORD).exists():
-    check_same(path, new_record(run.experiment, every, plan.experiment, options, _devices(options)))
+    devices = make_mesh(options.devices).size
+    data = read_record(path).get("data", {})  # which is compared where the run goes on
+    check_same(path, new_record(run.experiment, every, plan.experiment, options, devices, data))
   return plan
-
-
-def _devices(options: Options) -> int:
-  return make_mesh(options.devices).size
 
 
 def folders(study: Study) -> list[tuple[Run, str]]:
@@ -78,8 +77,10 @@ def folders(study: Study) -> list[tuple[Run, str]]:
 
 
 def _result(plan: _Plan) -> dict[str, Any]:
-  if (plan.path / "result.json").exists():
-    return read_json(plan.path / "result.json")
+  if (plan.path / RECORD).exists() and (plan.path / "result.json").exists():
+    result = read_json(plan.path / "result.json")
+    if isinstance(result, dict) and set(_READ) <= set(result):
+      return result
   train(plan.run.experiment, plan.overrides, plan.experiment, plan.path, plan.options)
   return report(open_trained(plan.path, devices=plan.options.devices))
 
@@ -109,6 +110,7 @@ def mean_by_label(*metrics: str) -> Callable[[Sequence[tuple[Run, Mapping[str, A
       row: dict[str, Any] = {"run": label, "n": len(group)}
       for metric in metrics:
         values = [result["test"][metric] for result in group if metric in result["test"]]
+        values = [float("nan") if value is None else value for value in values]  # JSON has no NaN
         if values:
           row |= {metric: float(np.mean(values)), f"± {metric}": interval(values)}
       row["minutes each"] = float(np.mean([result["seconds"] for result in group])) / 60

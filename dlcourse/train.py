@@ -4,20 +4,17 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-import site
-import sysconfig
 import time
-import traceback
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 from absl import logging
-from flax.errors import FlaxError
 
 from dlcourse import metrics, workdir
 from dlcourse.checkpoint import Checkpoints, Progress
 from dlcourse.data.recipe import Data
-from dlcourse.errors import UserError, first_line, unknown
+from dlcourse.errors import UserError, first_line, own_line, unknown
 from dlcourse.evaluators import measure
 from dlcourse.experiment import Best, Experiment, Options
 from dlcourse.parallel import Mode, Program, batch_size, compile_task, make_mesh
@@ -55,7 +52,7 @@ def train(
   data, program = assemble(experiment, options.devices, options.parallel)
   _check_dispatch(experiment, options)
   # Only now: a command that cannot be carried out must not leave its record in the way of the right one.
-  record = workdir.new_record(name, overrides, experiment, options, program.devices)
+  record = workdir.new_record(name, overrides, experiment, options, program.devices, workdir.data_facts(data))
   with workdir.claimed(path, record), Checkpoints(path / "checkpoints") as checkpoints:
     state, progress = _begin(program, checkpoints, options.seed)
     log = workdir.MetricsLog(path, int(state.step))
@@ -162,26 +159,28 @@ def assemble(
   Raises:
     UserError: the fields of the experiment do not make a network that fits the data and the devices.
   """
-  data = experiment.data.build()
+  with _explained("the data cannot be made of"):
+    data = experiment.data.build()
   mesh = make_mesh(devices, batch_size(data.spec.batch) if fit else None)
-  try:
+  with _explained("no network comes of"):
     task = experiment.task.build(data.spec, experiment.steps)
     program = compile_task(task, data.spec.batch, mesh, mode)
     names = jax.eval_shape(task.eval_step, program.state, jax.random.key(0), data.spec.batch)
-  except (ArithmeticError, TypeError, ValueError, MemoryError, FlaxError) as error:
-    logging.debug("assembling failed", exc_info=True)
-    raise UserError(
-      f"no network comes of these fields ({_place(error)}{type(error).__name__}: {first_line(error)}); --help "
-      "shows them with their defaults, --v=1 where it went wrong"
-    ) from error
   if experiment.best.metric not in (None, *names):
     raise unknown("metric of --best.metric", experiment.best.metric, names)
   return data, program
 
 
-def _place(error: BaseException) -> str:
-  """The line of a person's own file in which an error arose, or nothing."""
-  installed = (str(pathlib.Path(__file__).parent), *site.getsitepackages(), sysconfig.get_path("stdlib"))
-  frames = traceback.extract_tb(error.__traceback__)
-  own = [frame for frame in frames if not frame.filename.startswith((*installed, "<"))]
-  return f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+  """Whatever a person's fields, model or files lead to is one line, with its place where that is their file."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    logging.debug("assembling failed", exc_info=True)
+    raise UserError(
+      f"{what} these fields ({own_line(error)}{type(error).__name__}: {first_line(error)}); --help shows them "
+      "with their defaults, --v=1 where it went wrong"
+    ) from error

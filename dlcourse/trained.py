@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
+from absl import logging
 
 from dlcourse import workdir
 from dlcourse.checkpoint import Checkpoints, Gone, Progress
@@ -48,13 +49,19 @@ def open_trained(path: pathlib.Path, which: Which = "best", devices: int | None 
   """
   experiment, record = workdir.rebuild(path)
   data, program = assemble(experiment, devices, "jit", fit=True)
+  changed = workdir.differences(record.get("data", {}), workdir.data_facts(data))
+  if "data" in record and changed:
+    logging.warning("%s was trained on other data: %s", path, workdir.changes(changed))
   for _ in range(_TRIES):
     try:
       state, progress = _restored(path, program.state, which)
       return Trained(path, experiment, data, program, state, progress, record)
     except Gone:
       continue  # a training that runs at this moment has a better one by now
-  raise UserError(f"the {which} checkpoint of {path} is gone; try --checkpoint={_OTHER[which]}")
+  other = _OTHER[which]
+  raise UserError(
+    f"the {which} checkpoint of {path} is gone; `dlcourse report {path} --checkpoint={other}` takes the other"
+  )
 
 
 def _restored(path: pathlib.Path, state: TrainState, which: Which) -> tuple[TrainState, Progress]:
@@ -100,7 +107,7 @@ def report(trained: Trained) -> dict[str, Any]:
     "experiment": trained.record["experiment"],
     "overrides": trained.record["overrides"],
     "seed": trained.record["seed"],
-    "steps": max((row["step"] for row in rows), default=0),
+    "steps": max((row["step"] for row in rows), default=int(trained.state.step)),
     "best_step": trained.progress.best_step,
     "seconds": round(sum(row.get("seconds", 0.0) for row in rows), 1),
     "commit": trained.record.get("commit"),

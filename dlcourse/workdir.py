@@ -21,6 +21,7 @@ import jax
 from absl import logging
 
 from dlcourse import parallel, platform
+from dlcourse.data.recipe import Data
 from dlcourse.data.source import absolute
 from dlcourse.errors import UserError
 from dlcourse.experiment import Experiment, Options, differences, load, resolved, with_value
@@ -43,6 +44,8 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   try:
     temporary.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+  except OSError as error:
+    raise UserError(f"{path} cannot be written: {error.strerror}") from error
   finally:
     temporary.unlink(missing_ok=True)
 
@@ -71,7 +74,12 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def new_record(
-  name: str, overrides: Sequence[str], experiment: Experiment, options: Options, devices: int
+  name: str,
+  overrides: Sequence[str],
+  experiment: Experiment,
+  options: Options,
+  devices: int,
+  data: Mapping[str, Any],
 ) -> dict[str, Any]:
   """What `experiment.json` holds.
 
@@ -81,6 +89,7 @@ def new_record(
     experiment: what they make.
     options: how it is run.
     devices: on how many.
+    data: what it learns from, see `data_facts`.
   """
   device = jax.devices()[0]
   if ".py:" in name:  # a person's own file has to be found from any folder
@@ -93,6 +102,7 @@ def new_record(
     "resolved": {
       path: absolute(value) if isinstance(value, str) else value for path, value in resolved(experiment).items()
     },
+    "data": dict(data),
     "commit": _commit(),
     "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     "devices": {"platform": device.platform, "kind": platform.device_name(device), "count": devices},
@@ -103,6 +113,11 @@ def new_record(
     },
     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
   }
+
+
+def data_facts(data: Data) -> dict[str, Any]:
+  """What a record says of the data: with one file more, a seeded split is another split."""
+  return {**data.sizes, "digest": data.digest}
 
 
 def _commit() -> str | None:
@@ -142,19 +157,19 @@ def claimed(path: pathlib.Path, record: Mapping[str, Any]) -> Iterator[None]:
   with contextlib.ExitStack() as held:
 
     def claim() -> None:
-      made = _usable(path)
+      _check_usable(path)
       held.enter_context(_locked(path))
-      if made:
-        write_json(path / RECORD, record)
-      else:
+      if (path / RECORD).exists():
         check_same(path, record)
+      else:
+        write_json(path / RECORD, record)
 
     parallel.on_first_process(claim)
     yield
 
 
-def _usable(path: pathlib.Path) -> bool:
-  """Makes the folder; whether it is still without a record."""
+def _check_usable(path: pathlib.Path) -> None:
+  """Makes the folder; refuses one that is somebody else's."""
   try:
     path.mkdir(parents=True, exist_ok=True)
     others = [entry.name for entry in path.iterdir() if entry.name != ".lock" and entry.suffix != ".tmp"]
@@ -164,7 +179,6 @@ def _usable(path: pathlib.Path) -> bool:
     raise UserError(f"--workdir={path} cannot be used: {error.strerror}") from error
   if others and RECORD not in others:
     raise UserError(f"--workdir={path} has files but no {RECORD}; name an empty or a new folder")
-  return not others
 
 
 @contextlib.contextmanager
@@ -189,19 +203,24 @@ def check_same(path: pathlib.Path, record: Mapping[str, Any]) -> None:
   old, new = read_record(path), json.loads(json.dumps(record))
   changed = differences(_identity(old), _identity(new))
   if changed:
-    field, (was, now) = next(iter(changed.items()))
-    more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
     raise UserError(
-      f"{path} holds another run: {field.rstrip('!')} was {was!r} and is now {now!r}{more}; use the same "
-      "settings to go on, or another --workdir"
+      f"{path} holds another run: {changes(changed)}; use the same settings to go on, or another --workdir"
     )
   for field, (was, now) in differences(_surroundings(old), _surroundings(new)).items():
     logging.warning("%s began with %s %s and goes on with %s: not bit for bit the same", path, field, was, now)
 
 
+def changes(changed: Mapping[str, tuple]) -> str:
+  """The first of some differences in words, and how many more there are."""
+  field, (was, now) = next(iter(changed.items()))
+  more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+  return f"{field.rstrip('!')} was {was!r} and is now {now!r}{more}"
+
+
 def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
   """What may not change in a run."""
-  return {"experiment": record["experiment"], "seed": record["seed"], **record["resolved"]}
+  data = {f"data {split}": size for split, size in record.get("data", {}).items()}
+  return {"experiment": record["experiment"], "seed": record["seed"], **record["resolved"], **data}
 
 
 def _surroundings(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,9 +240,11 @@ def rebuild(path: pathlib.Path) -> tuple[Experiment, dict[str, Any]]:
   experiment, recorded = load(record["experiment"], record["overrides"]), record["resolved"]
   changed = differences(recorded, json.loads(json.dumps(resolved(experiment))))
   for field, (was, now) in changed.items():
-    if field.endswith("!") or field not in recorded:
+    if field not in recorded:
+      raise UserError(f"{path} was trained by another version of the code: {field} is new ({now!r})")
+    if field.endswith("!"):
       raise UserError(
-        f"{path} was trained by another version of the code: {field.rstrip('!')} was {was!r} and is now {now!r}"
+        f"{path} was trained by another version of the code: {field[:-1]} was {was!r} and is now {now!r}"
       )
     logging.warning("%s: default of %s has changed from %r to %r; using the first", path, field, was, now)
     experiment = with_value(experiment, field, was)
@@ -253,17 +274,31 @@ class MetricsLog:
     return SummaryWriter(str(self._path / "tensorboard"), purge_step=self._restored_step + 1)
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-    """Logs one line: the values of a split at a step."""
+    """Logs one line: the values of a split at a step.
+
+    Raises:
+      UserError: the folder cannot be written (any more).
+    """
     if self._file is None:
       return
-    self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-    self._file.flush()
-    for name, value in values.items():
-      self._board.add_scalar(f"{name}/{split}", value, step)
+    with self._writing():
+      self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+      self._file.flush()
+      for name, value in values.items():
+        self._board.add_scalar(f"{name}/{split}", value, step)
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    try:
+      yield
+    except OSError as error:
+      raise UserError(f"{self._path} cannot be written: {error.strerror}") from error
 
   def close(self) -> None:
     """Flushes both."""
-    if self._file is not None:
+    if self._file is None:
+      return
+    with self._writing():
       self._file.close()
       if "_board" in self.__dict__:  # made by the first line only
         self._board.close()

@@ -127,3 +127,14 @@ def test_a_reader_leaves_an_unfinished_save_alone(tmp_path):
   unfinished.mkdir()
   assert int(restore(tmp_path / "c", shapes(state_at(0))).step) == 7
   assert unfinished.exists()
+
+
+def test_a_save_that_fails_is_one_line(tmp_path, monkeypatch):
+  checkpoints = Checkpoints(tmp_path / "c")
+  monkeypatch.setattr(checkpoints._manager, "save", fails)
+  with pytest.raises(UserError, match=r"c cannot be written: RESOURCE_EXHAUSTED: no space$"), checkpoints:
+    checkpoints.save(state_at(1), Progress())
+
+
+def fails(*args, **kwargs):
+  raise ValueError("RESOURCE_EXHAUSTED: no space\nand much more")

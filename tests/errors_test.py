@@ -1,6 +1,14 @@
 import pytest
 
-from dlcourse.errors import UserError, check_at_least, check_below_one, check_between, first_line, unknown
+from dlcourse.errors import (
+  UserError,
+  check_at_least,
+  check_below_one,
+  check_between,
+  first_line,
+  own_line,
+  unknown,
+)
 
 
 def test_unknown_names_the_nearest_name():
@@ -42,3 +50,16 @@ def test_first_line_is_short_and_never_empty():
   assert first_line(ValueError("\n a \n b")) == "a"
   assert first_line(ValueError()) == "no message"
   assert len(first_line(ValueError("x" * 999))) == 200
+
+
+def test_own_line_is_the_last_one_of_a_file_that_is_not_installed(tmp_path):
+  (tmp_path / "mine.py").write_text("import json\n\n\ndef f():\n  json.loads('{')\n")
+  scope = {}
+  exec(compile((tmp_path / "mine.py").read_text(), str(tmp_path / "mine.py"), "exec"), scope)
+  with pytest.raises(ValueError) as raised:  # noqa: PT011
+    scope["f"]()
+  assert own_line(raised.value) == f"{tmp_path}/mine.py:5: "
+
+
+def test_own_line_is_empty_where_an_error_is_not_a_persons_own():
+  assert own_line(ValueError("never raised")) == ""

@@ -135,6 +135,41 @@ def test_a_file_that_cannot_be_imported_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ("1 / 0", r"cannot be imported: \S+mine\.py:1: ZeroDivisionError: division by zero"),
+    ("raise SystemExit(3)", r"cannot be imported: \S+mine\.py:1: SystemExit: 3"),
+    (OWN_FILE.replace("steps=7", "steps=nope"), r"cannot be made: \S+mine\.py:\d+: NameError"),
+    (OWN_FILE.replace("def net()", "def net(steps)"), "takes arguments"),
+    (OWN_FILE.replace("return Experiment(", "return len("), "cannot be made"),
+    (
+      "from dlcourse.experiment import Experiment\n\ndef net() -> Experiment:\n  return 3",
+      "returns a int, not the Experiment",
+    ),
+  ],
+)
+def test_what_goes_wrong_in_a_file_of_ones_own_is_one_line(tmp_path, text, said):
+  (tmp_path / "mine.py").write_text(text)
+  with pytest.raises(UserError, match=said) as refused:
+    load(f"{tmp_path}/mine.py:net")
+  assert "\n" not in str(refused.value)
+
+
+def test_an_annotation_that_cannot_be_read_hides_no_recipe(tmp_path):
+  (tmp_path / "mine.py").write_text(OWN_FILE + '\n\ndef other() -> "Nope":\n  return 1\n')
+  assert load(f"{tmp_path}/mine.py:net").steps == 7
+
+
+def test_best_does_not_guess_which_way_is_better():
+  with pytest.raises(UserError, match=r"--best\.mode: say whether a smaller"):
+    Best("accuracy")
+  assert Best("g_loss").improves(0.5, 1.0)
+  assert Best("elbo", mode="max").improves(-1.0, -2.0)
+  with pytest.raises(UserError, match="there is none"):
+    Best(None, patience=3)
+
+
+@pytest.mark.parametrize(
   "name", ["cnn.lenet5_shifts", "cnn.mlp", "gan.dcgan", "recurrent.char_lstm", "vae.mlp"]
 )
 def test_every_field_of_the_table_can_be_put_back_after_json(name):

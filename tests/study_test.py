@@ -69,3 +69,17 @@ def test_a_result_of_other_settings_is_not_taken_for_this_study(tmp_path):
   run_study(study, tmp_path)
   with pytest.raises(UserError, match="holds another run: steps was 4 and is now 6"):
     run_study(study, tmp_path, ["--steps=6"])
+
+
+def test_a_result_that_lacks_what_is_read_is_made_again(tmp_path):
+  study = Study((Run("a", "cnn.mlp", TINY),), mean_by_label("accuracy"))
+  first = run_study(study, tmp_path)
+  (tmp_path / "a-0" / "result.json").write_text("{}")
+  again = run_study(study, tmp_path)
+  assert again.tables["summary"][0]["accuracy"] == first.tables["summary"][0]["accuracy"]
+
+
+def test_a_metric_that_is_no_number_is_nan_in_the_mean():
+  null = {**result(0.5), "test": {"accuracy": None}}
+  summary = mean_by_label("accuracy")([(Run("a", "x"), result(0.5)), (Run("a", "x"), null)])
+  assert math.isnan(summary.tables["summary"][0]["accuracy"])

@@ -49,7 +49,9 @@ def test_devices_that_cannot_share_a_batch_stay_idle(run):
 
 def test_a_lost_best_checkpoint_names_the_way_out(run):
   shutil.rmtree(run / "checkpoints" / "2")
-  with pytest.raises(UserError, match=r"the best checkpoint of .* is gone; try --checkpoint=last"):
+  with pytest.raises(
+    UserError, match=r"the best checkpoint of .* is gone; .dlcourse report .* --checkpoint=last."
+  ):
     open_trained(run, devices=1)
   assert int(open_trained(run, "last", devices=1).state.step) == 6
 

@@ -24,7 +24,8 @@ def net() -> Experiment:
 
 
 def record(overrides=(), seed=0, name="cnn.mlp"):
-  return workdir.new_record(name, overrides, load(name, list(overrides)), Options(seed=seed), devices=1)
+  experiment = load(name, list(overrides))
+  return workdir.new_record(name, overrides, experiment, Options(seed=seed), 1, {"train": 30, "digest": "ab"})
 
 
 def create(path, record):
@@ -173,6 +174,21 @@ def test_going_on_in_another_way_is_said(tmp_path, caplog):
   assert "devices 1 and goes on with 8" in caplog.text
 
 
+def test_other_data_are_another_run(tmp_path):
+  create(tmp_path, record())
+  with pytest.raises(UserError, match="data digest was 'ab' and is now 'cd'"):
+    create(tmp_path, {**record(), "data": {"train": 26, "digest": "cd"}})
+
+
+def test_a_field_that_is_new_is_called_new(tmp_path):
+  name, path = own(tmp_path, 0.1)
+  made = record([], 0, name)
+  del made["resolved"]["task.optimizer.nesterov"]
+  create(path, made)
+  with pytest.raises(UserError, match=r"task\.optimizer\.nesterov is new \(False\)"):
+    workdir.rebuild(path)
+
+
 def test_files_of_ones_own_are_found_from_any_folder(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   made = record(["--data.source=folder:photos"])
@@ -237,3 +253,20 @@ def test_a_damaged_line_in_the_middle_is_said(tmp_path, caplog):
   with caplog.at_level(logging.WARNING):
     assert steps(tmp_path) == [1, 3]
   assert "line 2 is damaged" in caplog.text
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+  log = workdir.MetricsLog(tmp_path, 0)
+  log._file.close()
+  log._file = open("/dev/full", "w")  # noqa: SIM115 - the log closes it
+  with pytest.raises(UserError, match="cannot be written: No space left on device"):
+    log.write(1, "train", {"loss": 1.0})
+  with pytest.raises(UserError, match="cannot be written"):
+    log.close()
+
+
+def test_a_folder_in_place_of_a_file_is_one_line(tmp_path):
+  (tmp_path / "x.json").mkdir()
+  with pytest.raises(UserError, match=r"x\.json cannot be written: Is a directory"):
+    workdir.write_json(tmp_path / "x.json", {})
+  assert os.listdir(tmp_path) == ["x.json"]

@@ -11,11 +11,14 @@ from PIL import Image
 from dlcourse.data.augment import Augmentation
 from dlcourse.data.batches import in_order, shuffled
 from dlcourse.data.image_sources import load_images
-from dlcourse.data.recipe import Data, DataRecipe, Spec
+from dlcourse.data.recipe import Data, DataRecipe, Spec, digest_of
 from dlcourse.data.source import ImageSet
-from dlcourse.errors import UserError, check_at_least, unknown
+from dlcourse.errors import UserError, check_at_least, check_between, unknown
 
 Arrays = dict[str, np.ndarray]
+
+LARGEST_BATCH = 1 << 16  # images
+LARGEST_SIDE = 1 << 12  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Images(DataRecipe):
 
   def __post_init__(self) -> None:
     """Refuses numbers that fit no source."""
-    check_at_least(1, {"data.batch_size": self.batch_size, "data.size": self.size})
+    check_between(1, LARGEST_BATCH, {"data.batch_size": self.batch_size})
+    check_between(1, LARGEST_SIDE, {"data.size": self.size})
     check_at_least(2, {"data.folds": self.folds})
     check_at_least(0, {"data.fold": self.fold, "data.split_seed": self.split_seed})
     if not 0 < self.validation < 1:
@@ -86,6 +90,7 @@ class Images(DataRecipe):
       batch=batch,
       eval_batches=eval_batches,
       sizes={name: len(part["label"]) for name, part in splits.items()},
+      digest=digest_of(part[name] for part in splits.values() for name in ("image", "label")),
       description=f"{source.description}. Licence: {source.licence}. Citation: {source.citation}",
     )
 

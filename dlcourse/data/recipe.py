@@ -1,7 +1,8 @@
 """What a data recipe builds: the description that flows into a task, and batches by (seed, step)."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -64,6 +65,7 @@ class Data(NamedTuple):
     eval_batches: split -> batches of the same size, the last one padded; `mask` [B] or [B, T] is 1 where
       an example or a token counts.
     sizes: split -> number of examples (documents' tokens for text).
+    digest: of all arrays of all splits, so that a run does not go on with other data; see `digest_of`.
     description: one paragraph for reports, with licence and citation.
   """
 
@@ -71,7 +73,17 @@ class Data(NamedTuple):
   batch: Callable[[int, int], dict[str, np.ndarray]]
   eval_batches: Callable[[str], Iterator[dict[str, np.ndarray]]]
   sizes: Mapping[str, int]
+  digest: str
   description: str
+
+
+def digest_of(arrays: Iterable[np.ndarray]) -> str:
+  """16 hexadecimal digits that change with any number, or the order, of the arrays."""
+  hashed = hashlib.sha256()
+  for array in arrays:
+    hashed.update(str((array.dtype, array.shape)).encode())
+    hashed.update(np.ascontiguousarray(array).data)
+  return hashed.hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from dlcourse.data.batches import in_order
-from dlcourse.data.recipe import Data, DataRecipe, Spec
+from dlcourse.data.recipe import Data, DataRecipe, Spec, digest_of
 from dlcourse.data.text_sources import load_corpus
 from dlcourse.errors import UserError, check_at_least, unknown
 
@@ -69,6 +69,7 @@ class Text(DataRecipe):
       batch=batch,
       eval_batches=eval_batches,
       sizes={split: len(tokens) for split, tokens in texts.items()},
+      digest=digest_of(texts.values()),
       description=f"{corpus.description}. Licence: {corpus.licence}. Citation: {corpus.citation}",
     )
 

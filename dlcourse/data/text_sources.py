@@ -7,6 +7,8 @@ from dlcourse.data import archives
 from dlcourse.data.source import Corpus
 from dlcourse.errors import UserError, unknown
 
+MAX_BYTES = 1 << 30
+
 
 def load_corpus(name: str) -> Corpus:
   """Loads a corpus.
@@ -66,7 +68,11 @@ _NAMED: dict[str, Callable[[], Corpus]] = {"shakespeare": shakespeare}
 
 
 def _read(path: Path) -> str:
+  if not path.is_file():
+    raise UserError(f"{path} is not a file of text")
   try:
+    if path.stat().st_size > MAX_BYTES:
+      raise UserError(f"{path} has {path.stat().st_size:,} bytes; texts of up to {MAX_BYTES:,} fit in memory")
     text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark in front
   except UnicodeDecodeError as error:
     raise UserError(f"{path} is not UTF-8 (byte {error.start}); convert it to UTF-8") from error

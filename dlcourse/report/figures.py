@@ -52,8 +52,9 @@ def learning_curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], b
 
 
 def shortened(name: str, length: int) -> str:
-  """A name that takes at most this many symbols."""
-  return name if len(name) <= length else f"{name[: length - 1]}…"
+  """A name that takes at most this many symbols, none of which matplotlib reads as mathematics or as hidden."""
+  name = name if len(name) <= length else f"{name[: length - 1]}…"
+  return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
@@ -96,7 +97,7 @@ def roc_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]]) -> Fi
   axes.set(xlabel="false positive rate", ylabel="true positive rate")
   axes.grid(alpha=0.3)
   title = "class (area)" if len(curves) <= MANY_CURVES else f"class (area), {MANY_CURVES} lowest"
-  axes.legend(title=title, frameon=False, fontsize=8, loc="lower right")
+  axes.legend(title=title, framealpha=0.8, edgecolor="none", fontsize=8, loc="lower right")
   return figure
 
 

@@ -1,7 +1,9 @@
 """Writes the folder `report/` of a workdir: PNG for people, JSON for programs."""
 
+import math
 import pathlib
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,14 +41,18 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-  return f"{value:.4g}" if isinstance(value, float) else str(value)
+  if isinstance(value, float):
+    return f"{value:.4g}" if math.isfinite(value) else ""
+  return str(value)
 
 
 def save(report: Report, folder: pathlib.Path) -> None:
   """Figures as NAME.png, tables as NAME.json."""
   folder.mkdir(parents=True, exist_ok=True)
-  for name, figure in report.figures.items():
-    figure.savefig(folder / f"{name}.png", dpi=130, bbox_inches="tight")
+  with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "Glyph")  # a letter the font lacks is a box, and no reason for lines
+    for name, figure in report.figures.items():
+      figure.savefig(folder / f"{name}.png", dpi=130, bbox_inches="tight")
   for name, rows in report.tables.items():
     write_json(folder / f"{name}.json", rows)
 

@@ -15,6 +15,7 @@ import optax
 
 from dlcourse import metrics
 from dlcourse.data.recipe import Spec
+from dlcourse.errors import UserError
 from dlcourse.optim import Optimizer
 from dlcourse.task import (
   Task,
@@ -137,6 +138,11 @@ class Classify(TaskRecipe):
       return carry, module(batch["image"], train=train)
 
     def objective(logits, batch):
+      if logits.shape[1:] != (spec.num_classes,):
+        raise UserError(
+          f"the model gives {logits.shape[1:]} numbers an image, and the data has {spec.num_classes} classes; "
+          "num_classes is its width where a model leaves it None"
+        )
       return cross_entropy(logits, batch["label"], batch["mask"])
 
     return supervised(

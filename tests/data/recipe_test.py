@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from dlcourse.data.recipe import DataRecipe, Spec
+from dlcourse.data.recipe import DataRecipe, Spec, digest_of
 
 
 def test_a_spec_knows_only_what_the_data_has():
@@ -22,3 +22,12 @@ def test_without_a_scaling_batches_pass_unchanged():
 def test_the_base_recipe_builds_nothing():
   with pytest.raises(NotImplementedError):
     DataRecipe().build()
+
+
+def test_a_digest_changes_with_a_number_a_shape_and_the_order():
+  a, b = np.arange(6), np.arange(4)
+  same = digest_of([a, b])
+  assert same == digest_of([a.copy(), b.copy()])
+  assert (
+    len({same, digest_of([b, a]), digest_of([a.reshape(2, 3), b]), digest_of([a + 1, b]), digest_of([a])}) == 5
+  )

@@ -16,7 +16,9 @@ LABELS = RNG.integers(3, size=53).astype(np.int32)  # no dog
 PROBABILITIES = RNG.dirichlet(np.ones(4), size=53).astype(np.float32)
 IMAGES = np.broadcast_to(np.arange(53, dtype=np.uint8)[:, None, None, None], (53, 2, 2, 1))
 ARRAYS = {"image": IMAGES, "label": LABELS, "row": np.arange(53)}
-DATA = Data(Spec({}, CLASSES), None, lambda split: in_order(ARRAYS, 10) if split == "test" else None, {}, "")
+DATA = Data(
+  Spec({}, CLASSES), None, lambda split: in_order(ARRAYS, 10) if split == "test" else None, {}, "", ""
+)
 
 
 def predictor(probabilities):

@@ -39,7 +39,7 @@ def test_every_batch_has_its_own_key_which_depends_on_the_seed():
     return {"draw": metrics.mean(jax.random.uniform(key, (2,)), jnp.array(batch["mask"]))}
 
   arrays = {"x": np.arange(6)}
-  data = Data(Spec({}), None, lambda split: in_order(arrays, 2), {}, "")
+  data = Data(Spec({}), None, lambda split: in_order(arrays, 2), {}, "", "")
   keys = []
   program = types.SimpleNamespace(eval_step=lambda *args: keys.append(args[1]) or eval_step(*args))
   first = measure(program, None, data, "test")

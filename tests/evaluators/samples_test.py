@@ -110,7 +110,7 @@ def test_a_page_at_no_temperature_is_refused(temperature):
 
 
 def test_evaluators_draw_as_many_as_asked():
-  data = Data(TEXT, None, None, {}, "")
+  data = Data(TEXT, None, None, {}, "", "")
   report = TextSamples(samples=3, length=4)(Echo(), None, data, KEY)
   assert [row["text"] for row in report.tables["samples"]] == ["\nccc"] * 3
   assert set(report.figures) == {"samples"}
@@ -125,7 +125,7 @@ def test_evaluators_draw_as_many_as_asked():
 )
 def test_every_reconstruction_stands_below_its_original(monkeypatch, images, available, shown):
   originals = (np.arange(available, dtype=np.uint8) + 1)[:, None, None, None] * np.ones((1, 1, 1, 1), np.uint8)
-  data = Data(Spec({}), None, lambda split: in_order({"image": originals}, 20), {}, "")
+  data = Data(Spec({}), None, lambda split: in_order({"image": originals}, 20), {}, "", "")
   task = types.SimpleNamespace(
     predict=lambda state, key, batch: {"image": batch["image"].astype(np.float32) / 255 + 0.5}
   )

@@ -131,3 +131,13 @@ def test_a_page_wraps_long_lines_keeps_empty_ones_and_takes_dollars_literally(tm
   assert lines[3:5] == ["", r"\$5 and \$6"]
   assert lines[5].startswith("── 2 ")
   figure.savefig(tmp_path / "page.png")
+
+
+def test_names_that_matplotlib_would_read_otherwise_are_drawn_as_they_are(tmp_path):
+  names = [r"$\frac$", "_hidden", "a $b$ c"]
+  confusion_figure(np.eye(3, dtype=int), names).savefig(tmp_path / "confusion.png")
+  line = np.linspace(0, 1, 3)
+  figure = roc_figure(dict.fromkeys(names, (line, line, 0.5)))
+  figure.savefig(tmp_path / "roc.png")
+  shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+  assert shown == [r"\$\frac\$ (0.5000)", " _hidden (0.5000)", r"a \$b\$ c (0.5000)"]

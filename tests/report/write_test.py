@@ -22,7 +22,7 @@ RESULT = {
   "devices": {"count": 1, "kind": "cpu"},
   "test": {"loss": 0.123456789},
 }
-DATA = Data(Spec({}), None, None, {"train": 4321, "test": 5}, "Digits.\nLicence: MIT. Some Body, 1998")
+DATA = Data(Spec({}), None, None, {"train": 4321, "test": 5}, "", "Digits.\nLicence: MIT. Some Body, 1998")
 ROWS = [
   {"step": 1, "split": "train", "loss": 1.0, "seconds": 1.0},
   {"step": 2, "split": "validation", "loss": 1.0, "score": 2.0},

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dlcourse.data.recipe import Spec
+from dlcourse.errors import UserError
 from dlcourse.models.mlp import MLP
 from dlcourse.models.recurrent import CharLSTM
 from dlcourse.optim import Adam, Sgd
@@ -61,6 +62,19 @@ def test_a_step_of_softmax_regression_follows_the_formula():
   np.testing.assert_allclose(after.params["output"]["kernel"], p["kernel"] - 0.5 * x.T @ error, atol=1e-5)
   np.testing.assert_allclose(after.params["output"]["bias"], p["bias"] - 0.5 * error.sum(0), atol=1e-5)
   assert int(after.step) == 1
+
+
+@pytest.mark.parametrize("width", [2, 4])
+def test_a_network_of_another_width_than_the_classes_is_refused(width):
+  class Fixed(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+      return nn.Dense(width)(x.reshape(x.shape[0], -1))
+
+  task = Classify(Fixed(), Sgd()).build(SPEC, 1)
+  state = task.init(jax.random.key(0), BATCH)
+  with pytest.raises(UserError, match="numbers an image, and the data has 3 classes"):
+    task.train_step(state, BATCH)
 
 
 def test_what_padding_holds_changes_neither_update_nor_metrics():
