@@ -9,7 +9,11 @@ from dlcourse.tasks.adversarial import Compete
 
 
 def dcgan() -> Experiment:
-  """DCGAN (Radford et al., 2015; H4.7.1) on handwritten digits at 32 pixels."""
+  """DCGAN (Radford et al., 2015; H4.7.1) on handwritten digits at 32 pixels.
+
+  Result: D(x) 0.73 on test digits, D(G(z)) 0.21 (3 seeds); samples in experiments/results/dcgan_samples.png;
+  6.1 min each, busy 2-core AMD EPYC; `dlcourse study overview.slices`.
+  """
   return Experiment(
     data=Images("mnist_5k", batch_size=64, size=32, scale="symmetric"),
     task=Compete(
