@@ -7,7 +7,10 @@ from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from dlcourse.errors import UserError
 from dlcourse.parallel import replica_axis
 
 Stem = Literal["large", "small"]  # for images of about 224 or of about 32 pixels
@@ -95,3 +98,60 @@ def around(conv: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     return conv(features, kernel_size, strides, padding=padding, **fields)
 
   return build
+
+
+def divisible_by_8(filters: float) -> int:
+  """The multiple of 8 nearest to a scaled number of filters, and at least 90 % of it (Sandler et al., 2018)."""
+  nearest = max(8, int(filters + 4) // 8 * 8)
+  return nearest if nearest >= 0.9 * filters else nearest + 8
+
+
+def local_response_norm(
+  x: jax.Array, k: float = 2.0, n: int = 5, alpha: float = 1e-4, beta: float = 0.75
+) -> jax.Array:
+  """Each channel divided by (k + alpha * sum of squares over n neighbouring channels)^beta.
+
+  Krizhevsky et al., 2012, section 3.3, whose constants these are; the sum ends at the first and last channel.
+  """
+  channels = x.shape[-1]
+  around_x = [(0, 0)] * (x.ndim - 1) + [(n // 2, (n - 1) // 2)]
+  squares = jnp.pad(jnp.square(x), around_x)
+  total = sum(squares[..., i : i + channels] for i in range(n))
+  return x * (k + alpha * total) ** -beta
+
+
+def adaptive_avg_pool(x: jax.Array, side: int) -> jax.Array:
+  """Means over side * side fields that cover maps of any size S, overlapping where S is no multiple of side.
+
+  Field i is [floor(i * S / side), ceil((i + 1) * S / side)), as in PyTorch's `AdaptiveAvgPool2d`.
+
+  Args:
+    x: [B, H, W, C].
+    side: of the result, [B, side, side, C].
+  """
+  if x.shape[1:3] == (side, side):
+    return x
+
+  def fields(size):
+    weights = np.zeros((side, size), np.float32)
+    for i in range(side):
+      field = slice(i * size // side, -(-(i + 1) * size // side))
+      weights[i, field] = 1 / (field.stop - field.start)
+    return jnp.asarray(weights, x.dtype)
+
+  rows, columns = fields(x.shape[1]), fields(x.shape[2])
+  return jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns, precision="highest")
+
+
+def check_side(x: jax.Array, least: int) -> None:
+  """Raises a `UserError` for images of which the network's poolings would leave nothing.
+
+  Args:
+    x: [B, H, W, C].
+    least: the smallest side that leaves a pixel.
+  """
+  if min(x.shape[1:3]) < least:
+    raise UserError(
+      f"images of {x.shape[1]}x{x.shape[2]} are too small for this network, which takes {least}x{least} and"
+      " more; set --data.size, or --task.model.stem=small"
+    )

@@ -1,4 +1,4 @@
-"""LeNet-5 as published (LeCun, Bottou, Bengio & Haffner, 1998, section II.B; H2.10.2).
+"""LeNet-5 as published (LeCun, Bottou, Bengio & Haffner, 1998, section II.B; H2.10.2), and as built today.
 
 Shapes: B batch, H = W = 32 image side, C channels. Layer names are those of the paper.
 """
@@ -91,3 +91,31 @@ class LeNet5(nn.Module):
     x = x.reshape(x.shape[0], -1)  # [B, 120]
     x = activate(self.activation, nn.Dense(84, name="F6")(x))  # [B, 84]
     return nn.Dense(self.num_classes, name="output")(x)
+
+
+class LeNet5Modern(nn.Module):
+  """LeNet-5 as it is built today: every map of S2 feeds every map of C3, and max pooling has no parameters.
+
+  61,706 trainable parameters; by layer: C1 156, C3 2,416, C5 48,120, F6 10,164, output 850.
+  """
+
+  activation: Activation = "relu"
+  """After every layer but the last."""
+  num_classes: int | None = None
+  """Width of the output; None: as many as the data has classes."""
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False, features: bool = False) -> jax.Array | dict:
+    """x [B, 32, 32, C] -> logits [B, num_classes], or with `features` the maps: C1, S2, C3, S4, C5, F6."""
+    del train  # no dropout, no statistics
+    if x.shape[1:3] != (32, 32):
+      raise UserError(f"LeNet-5 takes images of 32x32, not {x.shape[1]}x{x.shape[2]}; set --data.size=32")
+    maps = {}
+    for i, filters in ((1, 6), (3, 16)):
+      x = activate(self.activation, Conv(filters, (5, 5), padding="VALID", name=f"C{i}")(x))
+      maps[f"C{i}"] = x  # [B, 28, 28, 6], [B, 10, 10, 16]
+      x = maps[f"S{i + 1}"] = nn.max_pool(x, (2, 2), (2, 2))  # [B, 14, 14, 6], [B, 5, 5, 16]
+    x = activate(self.activation, Conv(120, (5, 5), padding="VALID", name="C5")(x))  # [B, 1, 1, 120]
+    x = maps["C5"] = x.reshape(x.shape[0], -1)
+    x = maps["F6"] = activate(self.activation, nn.Dense(84, name="F6")(x))
+    return maps if features else nn.Dense(self.num_classes, name="output")(x)

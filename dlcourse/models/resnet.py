@@ -1,4 +1,4 @@
-"""Residual networks (He, Zhang, Ren & Sun, 2016, arXiv:1512.03385; H2.10.6).
+"""Residual networks (He, Zhang, Ren & Sun, 2016, arXiv:1512.03385; H2.9.4).
 
 Shapes: B batch, S image side, F filters. Layers have the names of the paper's table 1: `conv1`, then block b of
 stage s is `conv{s}_{b}`.

@@ -2,9 +2,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy.signal import correlate2d
 
-from dlcourse.models.lenet import C3_TABLE, LeNet5, Subsample, TableConv
+from dlcourse.errors import UserError
+from dlcourse.models.lenet import C3_TABLE, LeNet5, LeNet5Modern, Subsample, TableConv
 
 IMAGE = jax.ShapeDtypeStruct((2, 32, 32, 1), jnp.float32)
 
@@ -82,4 +84,42 @@ def test_training_and_evaluation_are_the_same_function_and_gradients_reach_every
   assert logits.shape == (2, 3)
   chex.assert_trees_all_equal(logits, apply(variables, x, train=True))
   grads = jax.jit(jax.grad(lambda v: (model.apply(v, x) * np.arange(6).reshape(2, 3)).sum()))(variables)
+  assert all(np.all(np.isfinite(g)) and np.any(g) for g in jax.tree.leaves(grads))
+
+
+def test_the_modern_form_has_full_connections_and_no_parameters_in_its_pooling():
+  params = jax.eval_shape(LeNet5Modern(num_classes=10).init, jax.random.key(0), IMAGE)["params"]
+  assert {name: count(layer) for name, layer in params.items()} == {
+    "C1": 156,
+    "C3": 2_416,
+    "C5": 48_120,
+    "F6": 10_164,
+    "output": 850,
+  }
+  assert count(params) == 61_706
+
+
+def test_the_modern_form_has_maps_of_the_same_sides_and_takes_32x32_only():
+  model = LeNet5Modern(num_classes=10)
+  maps, _ = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, features=True), IMAGE)
+  assert {name: leaf.shape[1:] for name, leaf in maps.items()} == {
+    "C1": (28, 28, 6),
+    "S2": (14, 14, 6),
+    "C3": (10, 10, 16),
+    "S4": (5, 5, 16),
+    "C5": (120,),
+    "F6": (84,),
+  }
+  with pytest.raises(UserError, match="takes images of 32x32, not 28x28"):
+    jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 28, 28, 1), jnp.float32))
+
+
+def test_the_modern_form_pools_the_maximum_and_gradients_reach_every_layer():
+  x = jax.random.normal(jax.random.key(1), IMAGE.shape)
+  model = LeNet5Modern(num_classes=3)
+  variables = jax.jit(model.init)(jax.random.key(0), x)
+  maps = jax.jit(lambda v, x: model.apply(v, x, features=True))(variables, x)
+  np.testing.assert_array_equal(maps["S2"], maps["C1"].reshape(2, 14, 2, 14, 2, 6).max((2, 4)))
+  assert min(leaf.min() for leaf in maps.values()) == 0  # ReLU by default
+  grads = jax.jit(jax.grad(lambda v: (model.apply(v, x, train=True) ** 2).sum()))(variables)
   assert all(np.all(np.isfinite(g)) and np.any(g) for g in jax.tree.leaves(grads))
