@@ -1,0 +1,1 @@
+"""Weights of other frameworks as those of the models here."""

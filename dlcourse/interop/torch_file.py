@@ -1,0 +1,170 @@
+"""Reads PyTorch's weight files without PyTorch, and without running what is in them.
+
+`torch.save` writes pickles, which are programs. Here only what builds a tensor may be named in one; data are
+read by the sizes that the tensors state, checked against what the file holds.
+"""
+
+import io
+import math
+import pathlib
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from dlcourse.errors import UserError, first_line
+
+_TYPES = {
+  "DoubleStorage": np.float64,
+  "FloatStorage": np.float32,
+  "HalfStorage": np.float16,
+  "BFloat16Storage": jnp.bfloat16,
+  "LongStorage": np.int64,
+  "IntStorage": np.int32,
+  "ShortStorage": np.int16,
+  "CharStorage": np.int8,
+  "ByteStorage": np.uint8,
+  "BoolStorage": np.bool_,
+}
+_MAGIC = 0x1950A86A20F9469CFC6C  # of the format before PyTorch 1.6
+_STATE = ("state_dict", "model")  # where training scripts put the weights
+
+
+class _Storage(NamedTuple):
+  dtype: np.dtype
+  key: str
+  count: int
+
+
+class _Tensor(NamedTuple):
+  """A view of a storage: its data come later in the file."""
+
+  storage: _Storage
+  offset: int
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+
+
+def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The tensors of a `state_dict` file, of the zip format or the one before it: name -> array.
+
+  Raises:
+    UserError: the file is damaged, is none of `torch.save`, or holds something that is not a tensor.
+  """
+  try:
+    if zipfile.is_zipfile(path):
+      with zipfile.ZipFile(path) as file:
+        return _read_zip(path, file)
+    with open(path, "rb") as file:
+      return _read_legacy(path, file)
+  except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError) as error:
+    raise UserError(f"{path} cannot be read as PyTorch weights: {first_line(error)}") from error
+  except (ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError, RecursionError) as error:
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    raise UserError(f"{path} is damaged or no weight file of PyTorch ({reason})") from error
+
+
+def _read_zip(path: pathlib.Path, file: zipfile.ZipFile) -> dict[str, np.ndarray]:
+  (index,) = (name for name in file.namelist() if name.endswith("/data.pkl"))
+  folder = index.removesuffix("data.pkl")
+
+  def data(storage: _Storage) -> bytes:
+    entry = file.getinfo(f"{folder}data/{storage.key}")
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > path.stat().st_size:
+      raise ValueError(f"storage {storage.key} is compressed, which torch.save never does")
+    return file.read(entry)
+
+  if file.getinfo(index).compress_type != zipfile.ZIP_STORED:
+    raise ValueError("data.pkl is compressed, which torch.save never does")
+  return _tensors(path, _Unpickler(path, io.BytesIO(file.read(index))).load(), data)
+
+
+def _read_legacy(path: pathlib.Path, file: BinaryIO) -> dict[str, np.ndarray]:
+  if _Unpickler(path, file).load() != _MAGIC:
+    raise pickle.UnpicklingError("it does not begin as torch.save writes it")
+  for _ in ("protocol version", "machine"):
+    _Unpickler(path, file).load()
+  unpickler, stored = _Unpickler(path, file), {}
+  state = unpickler.load()
+  for key in _Unpickler(path, file).load():
+    count = int.from_bytes(file.read(8), "little")
+    size = count * unpickler.storages[key].dtype.itemsize
+    if size > path.stat().st_size:
+      raise ValueError(f"storage {key} is larger than the file")
+    stored[key] = file.read(size)
+  return _tensors(path, state, lambda storage: stored[storage.key])
+
+
+def _weights(path: pathlib.Path, state: Any) -> dict[str, _Tensor]:
+  """The tensors by name, from a state_dict or from a checkpoint that holds one."""
+  for key in _STATE:
+    if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+      state = state[key]
+  if not isinstance(state, Mapping):
+    raise UserError(f"{path} holds a {type(state).__name__}, not a state_dict")
+  for name, value in state.items():
+    if not isinstance(value, _Tensor) or not isinstance(name, str):
+      raise UserError(f"{path} is not a state_dict: {name!r} is a {type(value).__name__}, not a tensor")
+  return dict(state)
+
+
+def _tensors(path: pathlib.Path, state: Any, data: Callable[[_Storage], bytes]) -> dict[str, np.ndarray]:
+  cache: dict[str, np.ndarray] = {}
+  arrays = {}
+  for name, tensor in _weights(path, state).items():
+    storage = tensor.storage
+    if storage.key not in cache:
+      cache[storage.key] = np.frombuffer(data(storage), storage.dtype)
+    arrays[name] = _view(name, tensor, cache[storage.key])
+  return arrays
+
+
+def _view(name: str, tensor: _Tensor, data: np.ndarray) -> np.ndarray:
+  """The tensor out of its storage: a copy, inside the storage and no larger than it."""
+  _, offset, shape, strides = tensor
+  if min((offset, *shape, *strides), default=0) < 0 or len(shape) != len(strides):
+    raise ValueError(f"{name} has shape {shape} and strides {strides}")
+  if math.prod(shape) == 0:
+    return np.zeros(shape, data.dtype)
+  last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+  if last >= len(data) or math.prod(shape) > len(data):
+    raise ValueError(f"{name} of shape {shape} is larger than its storage of {len(data)}")
+  steps = [stride * data.itemsize for stride in strides]
+  return np.lib.stride_tricks.as_strided(data[offset:], shape, steps).copy()
+
+
+class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C takes the memory a memo index asks for
+  """Knows tensors and ordered dicts, and refuses every other global by name."""
+
+  def __init__(self, path: pathlib.Path, file: BinaryIO):
+    super().__init__(file, encoding="utf-8")
+    self.path = path
+    self.storages: dict[str, _Storage] = {}
+
+  def find_class(self, module: str, name: str) -> Any:
+    allowed = {
+      "collections.OrderedDict": OrderedDict,
+      "torch._utils._rebuild_tensor_v2": _rebuild,
+      "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    }
+    allowed |= {f"torch.{storage}": np.dtype(dtype) for storage, dtype in _TYPES.items()}
+    if f"{module}.{name}" not in allowed:
+      raise UserError(f"{self.path} asks for {module}.{name}, which is no part of a tensor; nothing was run")
+    return allowed[f"{module}.{name}"]
+
+  def persistent_load(self, pid: Any) -> _Storage:
+    kind, dtype, key, _, count, *view = pid
+    if kind != "storage" or not isinstance(dtype, np.dtype) or view not in ([], [None]):
+      raise ValueError(f"a storage of an unknown kind, {kind!r}")
+    self.storages[str(key)] = storage = _Storage(dtype, str(key), int(count))
+    return storage
+
+
+def _rebuild(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_) -> _Tensor:
+  if not isinstance(storage, _Storage):
+    raise ValueError("a tensor without a storage")
+  return _Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))

@@ -1,0 +1,84 @@
+"""HDF5 files: what Keras writes is read; what lies, points elsewhere or never ends is refused."""
+
+import h5py
+import numpy as np
+import pytest
+
+from dlcourse.errors import UserError
+from dlcourse.interop.h5_file import keras_weights, read_h5
+
+
+def write(path, build):
+  with h5py.File(path, "w") as file:
+    build(file)
+  return path
+
+
+def test_arrays_come_back_by_their_path(tmp_path):
+  kernel = np.arange(6, dtype=np.float32).reshape(2, 3)
+  path = write(
+    tmp_path / "w.h5", lambda file: file.create_dataset("model_weights/C1/net/C1/kernel:0", data=kernel)
+  )
+  read = read_h5(path)
+  assert list(read) == ["model_weights/C1/net/C1/kernel:0"]
+  np.testing.assert_array_equal(keras_weights(read)["C1/kernel"], kernel)
+
+
+@pytest.mark.parity
+def test_what_keras_writes_is_read_by_layer_and_weight(tmp_path, monkeypatch):
+  monkeypatch.setenv("KERAS_BACKEND", "jax")
+  import keras
+
+  layers = [keras.layers.Conv2D(2, 3, name="C1"), keras.layers.BatchNormalization(name="norm")]
+  model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+  model.compile("adam", "mse")
+  model.save(tmp_path / "m.h5")
+  weights = keras_weights(read_h5(tmp_path / "m.h5"))
+  assert set(weights) == {
+    *("C1/kernel", "C1/bias"),
+    *("norm/gamma", "norm/beta", "norm/moving_mean", "norm/moving_variance"),
+  }
+  np.testing.assert_array_equal(weights["C1/kernel"], np.asarray(layers[0].kernel))
+
+
+def endless(file):
+  group = file.create_group("a")
+  group["b"] = group
+
+
+def virtual(file):
+  layout = h5py.VirtualLayout((4,), "f4")
+  layout[:] = h5py.VirtualSource("other.h5", "x", (4,))
+  file.create_virtual_dataset("x", layout)
+
+
+@pytest.mark.parametrize(
+  ("build", "said"),
+  [
+    (
+      lambda file: file.create_dataset("x", (2**40,), "f4", chunks=(2**20,)),
+      "declares 4,398,046,511,104 bytes",
+    ),
+    (lambda file: file.create_dataset("x", data=np.zeros(2**22), compression="gzip"), "declares"),
+    (endless, "inside itself"),
+    (lambda file: file.__setitem__("x", h5py.ExternalLink("/etc/passwd", "x")), "points elsewhere"),
+    (lambda file: file.__setitem__("x", h5py.SoftLink("/y")), "points elsewhere"),
+    (lambda file: file.create_dataset("x", (4,), "f4", external=[("/etc/passwd", 0, 16)]), "elsewhere"),
+    (virtual, "elsewhere"),
+    (lambda file: file.create_dataset("x", data="a text"), "not numbers"),
+  ],
+)
+def test_what_is_no_plain_array_is_refused_in_one_line(tmp_path, build, said):
+  path = write(tmp_path / "w.h5", build)
+  with pytest.raises(UserError, match=said) as refused:
+    read_h5(path)
+  assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not hdf5", None])
+def test_a_damaged_file_is_one_line(tmp_path, content):
+  path = write(tmp_path / "w.h5", lambda file: file.create_dataset("x", data=np.arange(999.0)))
+  whole = path.read_bytes()
+  path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+  with pytest.raises(UserError, match="cannot be read as HDF5"):
+    read_h5(path)
