@@ -104,9 +104,8 @@ class Auxiliary(nn.Module):
 class GoogLeNet(nn.Module):
   """Nine inception modules between three convolutions and one dense layer.
 
-  With `aux`, the logits of two auxiliary classifiers are sown into the collection "aux": after
-  `logits, state = model.apply(variables, x, train=True, mutable=["aux"], rngs=rngs)` the paper's loss is
-  that of the logits plus 0.3 times that of each of `jax.tree.leaves(state["aux"])`.
+  With `aux`, the logits of two auxiliary classifiers are sown into the collection "aux", from which supervised
+  tasks learn with the paper's weight.
   """
 
   like: Literal["paper", "torchvision"] = "paper"

@@ -28,6 +28,8 @@ from dlcourse.task import (
   step_key,
 )
 
+AUXILIARY_WEIGHT = 0.3  # of auxiliary classifiers (Szegedy et al., 2015, section 5)
+
 
 def supervised(
   model: nn.Module,
@@ -42,7 +44,8 @@ def supervised(
   """A task from a model and an objective.
 
   Args:
-    model: a Linen module.
+    model: a Linen module. What it sows into the collection "aux" in training are further outputs, learnt from
+      with the weight 0.3 (Szegedy et al., 2015, section 5).
     call: (module, carry, batch, train) -> (carry, outputs).
     objective: (outputs, batch) -> (loss_sum, weight, metrics).
     readout: outputs -> what a person looks at.
@@ -73,10 +76,12 @@ def supervised(
         batch,
         True,
         method=call,
-        mutable=list(state.model_state),
+        mutable=[*state.model_state, "aux"],
         rngs={"dropout": dropout_key},
       )
       total, weight, measured = objective(outputs, batch)
+      for auxiliary in jax.tree.leaves(model_state.pop("aux", {})):
+        total += AUXILIARY_WEIGHT * objective(auxiliary, batch)[0]
       return total, weight, (measured, model_state, carry)
 
     grads, (measured, model_state, carry) = gradient(loss, state.params)

@@ -77,6 +77,36 @@ def test_a_network_of_another_width_than_the_classes_is_refused(width):
     task.train_step(state, BATCH)
 
 
+def test_auxiliary_outputs_are_learnt_from_with_their_weight():
+  class Two(nn.Module):
+    sows: bool
+
+    @nn.compact
+    def __call__(self, x, train=False):
+      x = x.reshape(x.shape[0], -1)
+      side = nn.Dense(3, name="side")(x)
+      if self.sows and train:
+        self.sow("aux", "logits", side)
+      return nn.Dense(3, name="output")(x) + 0 * side
+
+  def step(sows):
+    task = Classify(Two(sows), Sgd(learning_rate=0.1)).build(SPEC, 1)
+    state = task.init(jax.random.key(0), BATCH)
+    after, measured = task.train_step(state, BATCH)
+    return state, after, measured
+
+  (before, with_, measured), (_, without, alone) = step(True), step(False)
+  chex.assert_trees_all_equal(with_.params["output"], without.params["output"])
+  chex.assert_trees_all_equal(without.params["side"], before.params["side"])
+  chex.assert_trees_all_equal(measured, alone)  # the metrics are those of the network itself
+  assert with_.model_state == {}
+  x = np.float32(BATCH["image"][:, ::-1].reshape(6, -1)[:4] / 255)
+  logits = x @ before.params["side"]["kernel"] + before.params["side"]["bias"]
+  error = np.exp(log_softmax(logits)) - np.eye(3)[BATCH["label"][:4]]
+  expected = before.params["side"]["kernel"] - 0.1 * 0.3 * x.T @ error / 4
+  np.testing.assert_allclose(with_.params["side"]["kernel"], expected, atol=1e-6)
+
+
 def test_what_padding_holds_changes_neither_update_nor_metrics():
   task = linear()
   state = task.init(jax.random.key(0), BATCH)
