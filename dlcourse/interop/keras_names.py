@@ -3,14 +3,18 @@
 Shapes: H x W a kernel, C its channels.
 """
 
+import functools
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from dlcourse.errors import UserError, unknown
+from dlcourse.interop.fill import fill, take
 from dlcourse.models.mobilenet_v2 import MOBILENET_V2
 
+_PREPARATION = r"normalization/.*"  # of EfficientNet's images, which is part of the data here
 _LEAVES = {
   "kernel": "kernel",
   "bias": "bias",
@@ -105,11 +109,30 @@ def keras_name(family: str, path: str) -> str:
   raise UserError(f"Keras's {family} has nothing that could be {path!r}; change what differs in the model")
 
 
-def to_flax(path: str, array: np.ndarray) -> np.ndarray:
-  """An array of Keras in Flax's layout: a depthwise kernel [H, W, C, 1] -> [H, W, 1, C]; others as they are.
+def swap_depthwise(path: str, array: np.ndarray) -> np.ndarray:
+  """Keras's layout to Flax's and back: a depthwise kernel [H, W, C, 1] <-> [H, W, 1, C]; others stay.
 
   Args:
     path: of the array here.
     array: weights, biases or statistics.
   """
   return array.swapaxes(2, 3) if path.endswith("depthwise/kernel") else array
+
+
+def from_keras(family: str, variables: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+  """The variables of a model, with weights of keras.applications.
+
+  Args:
+    family: see `keras_name`.
+    variables: of the model, or their shapes alone: {collection: tree}.
+    state: "layer/weight" -> array, see `h5_file.keras_weights`.
+
+  Raises:
+    UserError: arrays are missing, left over, or of another shape.
+  """
+  return fill(variables, state, functools.partial(keras_name, family), swap_depthwise, _PREPARATION)
+
+
+def as_keras(family: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The weights of a model as keras.applications names them: the inverse of `from_keras`."""
+  return take(variables, functools.partial(keras_name, family), swap_depthwise)

@@ -3,14 +3,15 @@
 Shapes: I inputs and O outputs of a layer, H x W its kernel, C x S x S the maps that a dense layer sees flat.
 """
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.traverse_util
 import numpy as np
 
 from dlcourse.errors import UserError, unknown
+from dlcourse.interop.fill import fill, take
 from dlcourse.models.vgg import VGG
 
 _LEAVES = {
@@ -125,6 +126,17 @@ def to_flax(array: np.ndarray, side: int | None = None) -> np.ndarray:
   return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
 
 
+def to_torch(array: np.ndarray, side: int | None = None) -> np.ndarray:
+  """The inverse of `to_flax`."""
+  if array.ndim == 2 and side:
+    inputs, outputs = array.shape
+    maps = array.reshape(side, side, inputs // side**2, outputs)
+    return maps.transpose(3, 2, 0, 1).reshape(outputs, inputs)
+  if array.ndim == 2:
+    return array.T
+  return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+
+
 def from_torch(family: str, variables: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
   """The variables of a model, with the weights of a torchvision `state_dict`.
 
@@ -134,24 +146,27 @@ def from_torch(family: str, variables: Mapping[str, Any], state: Mapping[str, An
     state: key -> array.
 
   Raises:
-    UserError: an array is missing, left over, or of another shape.
+    UserError: arrays are missing, left over, or of another shape.
   """
-  result, used = {}, set()
-  for (collection, *path), leaf in flax.traverse_util.flatten_dict(dict(variables)).items():
-    name = torch_name(family, "/".join(path))
-    if name not in state:
-      raise UserError(f"these weights have no {name!r}, which the model needs; are they those of {family}?")
-    used.add(name)
-    layer = "/".join(path[:-1])
-    sides = (side for pattern, side in _family(family).sides.items() if re.fullmatch(pattern, layer))
-    array = to_flax(np.asarray(state[name]), next(sides, None))
-    if array.shape != leaf.shape:
-      raise UserError(f"{name!r} has the shape {array.shape} where the model has {leaf.shape}")
-    result[collection, *path] = array
-  left = [name for name in state if name not in used and not re.fullmatch(_NOT_NEEDED, name)]
-  if left:
-    raise UserError(f"the model has no place for {left[0]!r} and {len(left) - 1} more of these weights")
-  return flax.traverse_util.unflatten_dict(result)
+  sides = functools.partial(_side, family)
+  return fill(
+    variables,
+    state,
+    functools.partial(torch_name, family),
+    lambda path, x: to_flax(x, sides(path)),
+    _NOT_NEEDED,
+  )
+
+
+def as_torch(family: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """A torchvision `state_dict` of a model's variables: the inverse of `from_torch`."""
+  sides = functools.partial(_side, family)
+  return take(variables, functools.partial(torch_name, family), lambda path, x: to_torch(x, sides(path)))
+
+
+def _side(family: str, path: str) -> int | None:
+  layer = path.rpartition("/")[0]
+  return next((side for pattern, side in _family(family).sides.items() if re.fullmatch(pattern, layer)), None)
 
 
 def _family(name: str) -> _Family:

@@ -7,7 +7,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from dlcourse.errors import UserError
-from dlcourse.interop.keras_names import keras_name, to_flax
+from dlcourse.interop.keras_names import as_keras, from_keras, keras_name, swap_depthwise
 from dlcourse.models.densenet import KERAS_DENSENET121
 from dlcourse.models.efficientnet import EFFICIENTNET
 from dlcourse.models.mobilenet_v2 import KERAS_MOBILENET_V2
@@ -50,12 +50,15 @@ def test_names_are_those_of_keras_applications(family, path, name):
   assert keras_name(family, path) == name
 
 
+def shapes(model, side=224):
+  image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+  return jax.eval_shape(model.clone(num_classes=1000).init, jax.random.key(0), image)
+
+
 @pytest.mark.parametrize("family", MODELS)
 def test_every_array_has_a_name_of_its_own(family):
   model, count = MODELS[family]
-  image = jnp.zeros((1, 224, 224, 3))
-  shapes = jax.eval_shape(lambda: model.clone(num_classes=1000).init(jax.random.key(0), image))
-  assert len({keras_name(family, "/".join(path[1:])) for path in flatten_dict(shapes)}) == count
+  assert len({keras_name(family, "/".join(path[1:])) for path in flatten_dict(shapes(model))}) == count
 
 
 def test_what_keras_has_not_is_refused():
@@ -67,5 +70,54 @@ def test_what_keras_has_not_is_refused():
 
 def test_only_depthwise_kernels_are_laid_out_otherwise():
   kernel = np.arange(3 * 3 * 4).reshape(3, 3, 4, 1)
-  np.testing.assert_array_equal(to_flax("stage1_1/depthwise/kernel", kernel)[:, :, 0], kernel[..., 0])
-  assert to_flax("stage1_1/project/kernel", kernel) is kernel
+  np.testing.assert_array_equal(swap_depthwise("stage1_1/depthwise/kernel", kernel)[:, :, 0], kernel[..., 0])
+  assert swap_depthwise("stage1_1/project/kernel", kernel) is kernel
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_there_and_back_changes_no_bit(family):
+  rng = np.random.default_rng(0)
+  draw = lambda leaf: rng.integers(0, 256, leaf.shape, np.uint8)  # noqa: E731 - as good as floats, and smaller
+  variables = jax.tree.map(draw, shapes(MODELS[family][0]))
+  back = from_keras(family, variables, as_keras(family, variables) | {"normalization/mean": np.zeros(3)})
+  jax.tree.map(np.testing.assert_array_equal, back, variables)
+
+
+def random_weight(rng, name, shape):
+  """Of plausible size: He weights, positive variances, biases and means that matter."""
+  leaf = name.rpartition("/")[2]
+  if leaf == "kernel":
+    fan = np.prod(shape[:2] if "dwconv" in name or "depthwise" in name else shape[:-1])
+    return rng.standard_normal(shape, np.float32) * np.float32((2 / fan) ** 0.5)
+  if leaf in ("gamma", "moving_variance"):
+    return rng.uniform(0.5, 1.5, shape).astype(np.float32)
+  return rng.standard_normal(shape, np.float32) * np.float32(0.2)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("family", MODELS)
+def test_logits_are_those_of_keras(family, monkeypatch):
+  monkeypatch.setenv("KERAS_BACKEND", "jax")
+  from keras import applications
+
+  names = {
+    "vgg": "VGG16",
+    "resnet": "ResNet50",
+    "densenet": "DenseNet121",
+    "mobilenet_v2": "MobileNetV2",
+    "efficientnet": "EfficientNetB0",
+  }
+  network = getattr(applications, names[family])(weights=None, classifier_activation=None)
+  rng, state = np.random.default_rng(0), {}
+  for weight in network.weights:
+    if not weight.path.startswith("normalization"):
+      state[weight.path] = random_weight(rng, weight.path, weight.shape)
+      weight.assign(state[weight.path])
+  image = rng.standard_normal((1, 224, 224, 3), np.float32)
+  scale = 255 if family == "efficientnet" else 1  # it divides by 255 itself
+  theirs = np.asarray(network(scale * image, training=False))
+  model = MODELS[family][0].clone(num_classes=1000)
+  ours = jax.jit(model.apply)(from_keras(family, shapes(model), state), image)
+  difference = np.abs(ours - theirs).max() / np.abs(theirs).max()
+  print(f"{family}: {difference:.1e}")
+  assert difference < 1e-4
