@@ -129,7 +129,10 @@ def show_list(rest: list[str]) -> None:
 
 
 class Verb(NamedTuple):
-  """A verb and the flags it reads; `fields` says whether fields of an experiment are flags too."""
+  """A verb and the flags it reads, of which the first may be given without its name.
+
+  `fields` says whether fields of an experiment are flags too.
+  """
 
   run: Callable[[list[str]], None]
   flags: tuple[str, ...] = ()
@@ -172,7 +175,8 @@ def _parse(argv: list[str]) -> tuple[Verb, list[str]]:
     sys.exit(0)
   if name not in VERBS:
     raise unknown("verb", name, VERBS)
-  verb, args = VERBS[name], _named(name, argv[2:])
+  verb = VERBS[name]
+  args = _named(verb, argv[2:])
   try:  # without --help, which absl would answer itself, with every flag there is
     _, *rest = FLAGS([argv[0], *(arg for arg in args if arg not in HELP)], known_only=True)
   except flags.Error as error:
@@ -199,19 +203,10 @@ def _show_runs(name: str) -> None:
   console.show_runs(find(name, Study)())
 
 
-POSITIONAL = {
-  "train": "experiment",
-  "study": "study",
-  "evaluate": "workdir",
-  "sample": "workdir",
-  "report": "workdir",
-}
-
-
-def _named(verb: str, args: list[str]) -> list[str]:
+def _named(verb: Verb, args: list[str]) -> list[str]:
   """`train NAME`, `study NAME` and `evaluate DIR` mean --experiment=NAME, --study=NAME and --workdir=DIR."""
-  if verb in POSITIONAL and args and not args[0].startswith("-"):
-    return [f"--{POSITIONAL[verb]}={args[0]}", *args[1:]]
+  if verb.flags and args and not args[0].startswith("-"):
+    return [f"--{verb.flags[0]}={args[0]}", *args[1:]]
   return args
 
 

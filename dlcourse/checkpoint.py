@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from dlcourse.errors import UserError, first_line
+from dlcourse.errors import UserError, described, first_line
 
 PyTree = Any
 
@@ -156,7 +156,7 @@ class Checkpoints:
   def _damaged(self, step: int, error: Exception) -> UserError:
     return UserError(
       f"checkpoint {self._folder / str(step)} is damaged or of another network; move it away to go on from an "
-      f"older one ({type(error).__name__}: {first_line(error)})"
+      f"older one ({described(error)})"
     )
 
   def save(self, state: PyTree, progress: Progress) -> None:

@@ -70,6 +70,11 @@ def first_line(error: BaseException) -> str:
   return (str(error).strip().splitlines() or ["no message"])[0].strip()[:200]
 
 
+def described(error: BaseException) -> str:
+  """The kind of an error and what it says, in one line."""
+  return f"{type(error).__name__}: {first_line(error)}"
+
+
 def own_line(error: BaseException) -> str:
   """Where in a person's own file an error arose, as "FILE:LINE: "; nothing where it did not."""
   installed = (str(pathlib.Path(__file__).parent), *site.getsitepackages(), sysconfig.get_path("stdlib"))

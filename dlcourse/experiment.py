@@ -17,7 +17,7 @@ import flax.linen as nn
 import tyro
 
 from dlcourse.data.recipe import DataRecipe
-from dlcourse.errors import UserError, check_at_least, first_line, own_line, unknown
+from dlcourse.errors import UserError, check_at_least, described, own_line, unknown
 from dlcourse.evaluators import Evaluator, Report
 from dlcourse.parallel import Mode
 from dlcourse.task import TaskRecipe
@@ -171,7 +171,7 @@ def _import_file(path: pathlib.Path) -> ModuleType:
 
 
 def _failed(what: str, error: BaseException) -> UserError:
-  return UserError(f"{what}: {own_line(error)}{type(error).__name__}: {first_line(error)}")
+  return UserError(f"{what}: {own_line(error)}{described(error)}")
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Experiment:

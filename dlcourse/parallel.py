@@ -100,9 +100,7 @@ def on_first_process(action: Callable[[], None]) -> None:
     except UserError as error:
       said = str(error)
   if jax.process_count() > 1:
-    sent = np.zeros(_MESSAGE_BYTES, np.uint8)
-    code = said.encode()[:_MESSAGE_BYTES]
-    sent[: len(code)] = list(code)
+    sent = np.frombuffer(said.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
     said = bytes(multihost_utils.broadcast_one_to_all(sent)).rstrip(b"\0").decode(errors="replace")
   if said:
     raise UserError(said)

@@ -14,7 +14,7 @@ from absl import logging
 from dlcourse import metrics, workdir
 from dlcourse.checkpoint import Checkpoints, Progress
 from dlcourse.data.recipe import Data
-from dlcourse.errors import UserError, first_line, own_line, unknown
+from dlcourse.errors import UserError, described, own_line, unknown
 from dlcourse.evaluators import measure
 from dlcourse.experiment import Best, Experiment, Options
 from dlcourse.parallel import Mode, Program, batch_size, compile_task, make_mesh
@@ -181,6 +181,6 @@ def _explained(what: str) -> Iterator[None]:
   except Exception as error:
     logging.debug("assembling failed", exc_info=True)
     raise UserError(
-      f"{what} these fields ({own_line(error)}{type(error).__name__}: {first_line(error)}); --help shows them "
+      f"{what} these fields ({own_line(error)}{described(error)}); --help shows them "
       "with their defaults, --v=1 where it went wrong"
     ) from error

@@ -13,7 +13,7 @@ from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError
 from dlcourse.evaluators import measure
 from dlcourse.evaluators.samples import Request, draw, save_samples
-from dlcourse.experiment import Experiment
+from dlcourse.experiment import Experiment, differences
 from dlcourse.parallel import Program
 from dlcourse.report.write import write_report
 from dlcourse.task import TrainState
@@ -49,7 +49,7 @@ def open_trained(path: pathlib.Path, which: Which = "best", devices: int | None 
   """
   experiment, record = workdir.rebuild(path)
   data, program = assemble(experiment, devices, "jit", fit=True)
-  changed = workdir.differences(record.get("data", {}), workdir.data_facts(data))
+  changed = differences(record.get("data", {}), workdir.data_facts(data))
   if "data" in record and changed:
     logging.warning("%s was trained on other data: %s", path, workdir.changes(changed))
   for _ in range(_TRIES):

@@ -38,16 +38,28 @@ _FIELDS = {  # what is read again, and its type
 PACKAGES = ("dlcourse", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes JSON so that a reader sees the old file or the new one, never half of it; NaN becomes null."""
-  temporary = path.with_suffix(f".{os.getpid()}.tmp")
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+  """A full disk, or a folder that is gone, is one line that names what was to be written."""
   try:
-    temporary.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    yield
   except OSError as error:
     raise UserError(f"{path} cannot be written: {error.strerror}") from error
-  finally:
-    temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes JSON so that a reader sees the old file or the new one, never half of it; NaN becomes null.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  temporary = path.with_suffix(f".{os.getpid()}.tmp")
+  with _writing(path):
+    try:
+      temporary.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+      os.replace(temporary, path)
+    finally:
+      temporary.unlink(missing_ok=True)
 
 
 def _finite(value: Any) -> Any:
@@ -281,24 +293,17 @@ class MetricsLog:
     """
     if self._file is None:
       return
-    with self._writing():
+    with _writing(self._path):
       self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
       self._file.flush()
       for name, value in values.items():
         self._board.add_scalar(f"{name}/{split}", value, step)
 
-  @contextlib.contextmanager
-  def _writing(self) -> Iterator[None]:
-    try:
-      yield
-    except OSError as error:
-      raise UserError(f"{self._path} cannot be written: {error.strerror}") from error
-
   def close(self) -> None:
     """Flushes both."""
     if self._file is None:
       return
-    with self._writing():
+    with _writing(self._path):
       self._file.close()
       if "_board" in self.__dict__:  # made by the first line only
         self._board.close()

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from dlcourse.errors import UserError, first_line
+from dlcourse.errors import UserError, described
 
 _TYPES = {
   "DoubleStorage": np.float64,
@@ -64,8 +64,7 @@ def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
   except UserError:
     raise
   except Exception as error:  # a file made by somebody else can lead a pickle anywhere
-    reason = f"{type(error).__name__}: {first_line(error)}"
-    raise UserError(f"{path} cannot be read as PyTorch weights, or is damaged ({reason})") from error
+    raise UserError(f"{path} cannot be read as PyTorch weights, or is damaged ({described(error)})") from error
 
 
 def _read_zip(path: pathlib.Path, file: zipfile.ZipFile) -> dict[str, np.ndarray]:

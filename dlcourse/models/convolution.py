@@ -106,9 +106,19 @@ def conv_general_dilated(
 
 
 class Conv(nn.Conv):
-  """`flax.linen.Conv` through `conv_general_dilated` of this module; parameters are the same."""
+  """`flax.linen.Conv` through `conv_general_dilated` of this module; parameters are the same.
+
+  It knows one more word of padding: "AROUND" pads (k - 1) / 2 zeros on every side, whatever the stride, where
+  "SAME" pads a strided convolution more at the end than at the start, so that the two differ by a pixel.
+  """
 
   conv_general_dilated: Any = conv_general_dilated
+
+  def __post_init__(self) -> None:
+    """Puts numbers in place of "AROUND"."""
+    if self.padding == "AROUND":
+      self.padding = tuple(((size - 1) // 2, (size - 1) // 2) for size in self.kernel_size)
+    super().__post_init__()
 
 
 class ConvTranspose(nn.Module):

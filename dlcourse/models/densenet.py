@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from dlcourse.errors import check_at_least
 from dlcourse.models.convolution import Conv
-from dlcourse.models.layers import Activation, Norm, Stem, activate, around, check_side, normalisation
+from dlcourse.models.layers import Activation, Norm, Stem, activate, check_side, normalisation
 
 _weights = nn.initializers.he_normal()  # He et al., 2015
 
@@ -81,7 +81,7 @@ class DenseNet(nn.Module):
     check_side(x, 4 * least - 3 if self.stem == "large" else least)  # both halvings of a large stem round up
     act = functools.partial(activate, self.activation)
     norm = normalisation(self.norm, train, self.epsilon)
-    conv = functools.partial(around(Conv), use_bias=False, kernel_init=_weights)
+    conv = functools.partial(Conv, padding="AROUND", use_bias=False, kernel_init=_weights)
     maps = {}
     if self.stem == "large":
       x = conv(2 * self.growth, (7, 7), (2, 2), name="conv1")(x)

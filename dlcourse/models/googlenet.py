@@ -20,7 +20,6 @@ from dlcourse.models.layers import (
   Stem,
   activate,
   adaptive_avg_pool,
-  around,
   check_side,
   local_response_norm,
   normalisation,
@@ -143,7 +142,7 @@ class GoogLeNet(nn.Module):
     check_side(x, least[self.aux])
     act = functools.partial(activate, self.activation)
     norm = normalisation(self.norm, train, self.epsilon)
-    conv = functools.partial(around(Conv), use_bias=self.norm == "none", kernel_init=_weights)
+    conv = functools.partial(Conv, padding="AROUND", use_bias=self.norm == "none", kernel_init=_weights)
     unit = functools.partial(Unit, conv=conv, norm=norm, act=act)
     respond = local_response_norm if self.response_norm else lambda x: x
     average = functools.partial(adaptive_avg_pool, side=4)

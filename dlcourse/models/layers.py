@@ -87,19 +87,6 @@ class _GroupNorm(nn.Module):
     return nn.GroupNorm(math.gcd(32, x.shape[-1]), epsilon=self.epsilon)(x)
 
 
-def around(conv: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-  """A convolution that pads (k - 1) / 2 zeros on every side, whatever its stride.
-
-  "SAME" pads a strided convolution more on the right than on the left, so that the two differ by a pixel.
-  """
-
-  def build(features: int, kernel_size: tuple[int, int], strides: tuple[int, int] = (1, 1), **fields):
-    padding = tuple(((size - 1) // 2, (size - 1) // 2) for size in kernel_size)
-    return conv(features, kernel_size, strides, padding=padding, **fields)
-
-  return build
-
-
 def divisible_by_8(filters: float) -> int:
   """The multiple of 8 nearest to a scaled number of filters, and at least 90 % of it (Sandler et al., 2018)."""
   nearest = max(8, int(filters + 4) // 8 * 8)
@@ -114,8 +101,8 @@ def local_response_norm(
   Krizhevsky et al., 2012, section 3.3, whose constants these are; the sum ends at the first and last channel.
   """
   channels = x.shape[-1]
-  around_x = [(0, 0)] * (x.ndim - 1) + [(n // 2, (n - 1) // 2)]
-  squares = jnp.pad(jnp.square(x), around_x)
+  both_sides = [(0, 0)] * (x.ndim - 1) + [(n // 2, (n - 1) // 2)]
+  squares = jnp.pad(jnp.square(x), both_sides)
   total = sum(squares[..., i : i + channels] for i in range(n))
   return x * (k + alpha * total) ** -beta
 

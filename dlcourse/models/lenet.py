@@ -66,6 +66,11 @@ class TableConv(nn.Module):
     return conv_general_dilated(x, dense, (1, 1), "VALID", dimension_numbers=numbers) + bias
 
 
+def _check_side(x: jax.Array) -> None:
+  if x.shape[1:3] != (32, 32):
+    raise UserError(f"LeNet-5 takes images of 32x32, not {x.shape[1]}x{x.shape[2]}; set --data.size=32")
+
+
 class LeNet5(nn.Module):
   """Seven layers, 60,850 trainable parameters with a softmax output in place of the paper's RBF units.
 
@@ -81,8 +86,7 @@ class LeNet5(nn.Module):
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """x [B, 32, 32, C] -> logits [B, num_classes]."""
     del train  # no dropout, no statistics
-    if x.shape[1:3] != (32, 32):
-      raise UserError(f"LeNet-5 takes images of 32x32, not {x.shape[1]}x{x.shape[2]}; set --data.size=32")
+    _check_side(x)
     x = activate(self.activation, Conv(6, (5, 5), padding="VALID", name="C1")(x))  # [B, 28, 28, 6]
     x = activate(self.activation, Subsample(name="S2")(x))  # [B, 14, 14, 6]
     x = activate(self.activation, TableConv(C3_TABLE, name="C3")(x))  # [B, 10, 10, 16]
@@ -108,8 +112,7 @@ class LeNet5Modern(nn.Module):
   def __call__(self, x: jax.Array, train: bool = False, features: bool = False) -> jax.Array | dict:
     """x [B, 32, 32, C] -> logits [B, num_classes], or with `features` the maps: C1, S2, C3, S4, C5, F6."""
     del train  # no dropout, no statistics
-    if x.shape[1:3] != (32, 32):
-      raise UserError(f"LeNet-5 takes images of 32x32, not {x.shape[1]}x{x.shape[2]}; set --data.size=32")
+    _check_side(x)
     maps = {}
     for i, filters in ((1, 6), (3, 16)):
       x = activate(self.activation, Conv(filters, (5, 5), padding="VALID", name=f"C{i}")(x))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from dlcourse.errors import UserError, check_below_one
 from dlcourse.models.convolution import Conv
-from dlcourse.models.layers import Activation, Norm, Stem, activate, around, divisible_by_8, normalisation
+from dlcourse.models.layers import Activation, Norm, Stem, activate, divisible_by_8, normalisation
 
 _weights = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")  # He et al., 2015
 _depthwise_weights = nn.initializers.he_normal()  # a channel has as many inputs as outputs: those of its kernel
@@ -85,8 +85,7 @@ class MobileNetV2(nn.Module):
     """x [B, S, S, C] -> logits [B, num_classes], or with `features` conv1, stage1 … stage7, conv2, pool."""
     act = functools.partial(activate, self.activation)
     norm = normalisation(self.norm, train, self.epsilon, self.momentum)
-    padded = {"around": around(Conv), "same": Conv}[self.padding]
-    conv = functools.partial(padded, use_bias=False, kernel_init=_weights)
+    conv = functools.partial(Conv, padding=self.padding.upper(), use_bias=False, kernel_init=_weights)
     block = functools.partial(InvertedResidual, conv=conv, norm=norm, act=act)
     small = self.stem == "small"
     maps = {}

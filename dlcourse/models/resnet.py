@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dlcourse.models.convolution import Conv
-from dlcourse.models.layers import Activation, Norm, Stem, activate, around, normalisation
+from dlcourse.models.layers import Activation, Norm, Stem, activate, normalisation
 
 _weights = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")  # He et al., 2015
 
@@ -99,7 +99,7 @@ class ResNet(nn.Module):
     """x [B, S, S, C] -> logits [B, num_classes], or with `features` the maps by stage: conv1 … conv5, pool."""
     act = functools.partial(activate, self.activation)
     norm = normalisation(self.norm, train, self.epsilon)
-    conv = functools.partial(around(Conv), use_bias=self.conv_bias, kernel_init=_weights)
+    conv = functools.partial(Conv, padding="AROUND", use_bias=self.conv_bias, kernel_init=_weights)
     kind = {"basic": Basic, "bottleneck": Bottleneck}[self.block]
     block = functools.partial(
       kind, conv=conv, norm=norm, act=act, residual=self.residual, stride_in=self.stride_in

@@ -17,7 +17,6 @@ from dlcourse.models.layers import (
   Stem,
   activate,
   adaptive_avg_pool,
-  around,
   check_side,
   normalisation,
 )
@@ -57,7 +56,7 @@ class VGGNet(nn.Module):
     """x [B, S, S, C] -> logits [B, num_classes], or with `features` conv1 … conv5, pool [B, F'], fc6, fc7."""
     check_side(x, 32)
     norm = normalisation(self.norm, train)
-    conv = functools.partial(around(Conv), use_bias=self.norm == "none", kernel_init=_weights)
+    conv = functools.partial(Conv, padding="AROUND", use_bias=self.norm == "none", kernel_init=_weights)
     maps = {}
     for stage, depth in enumerate(self.depths, 1):
       filters = self.width * min(2 ** (stage - 1), 8)

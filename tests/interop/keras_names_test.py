@@ -1,10 +1,10 @@
 """Names and layouts of the weights of keras.applications."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from networks import random_bytes, shapes_of
 
 from dlcourse.errors import UserError
 from dlcourse.interop.keras_names import as_keras, from_keras, keras_name, swap_depthwise
@@ -50,9 +50,8 @@ def test_names_are_those_of_keras_applications(family, path, name):
   assert keras_name(family, path) == name
 
 
-def shapes(model, side=224):
-  image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-  return jax.eval_shape(model.clone(num_classes=1000).init, jax.random.key(0), image)
+def shapes(model):
+  return shapes_of(model.clone(num_classes=1000), 224)
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -76,9 +75,7 @@ def test_only_depthwise_kernels_are_laid_out_otherwise():
 
 @pytest.mark.parametrize("family", MODELS)
 def test_there_and_back_changes_no_bit(family):
-  rng = np.random.default_rng(0)
-  draw = lambda leaf: rng.integers(0, 256, leaf.shape, np.uint8)  # noqa: E731 - as good as floats, and smaller
-  variables = jax.tree.map(draw, shapes(MODELS[family][0]))
+  variables = random_bytes(shapes(MODELS[family][0]))
   back = from_keras(family, variables, as_keras(family, variables) | {"normalization/mean": np.zeros(3)})
   jax.tree.map(np.testing.assert_array_equal, back, variables)
 

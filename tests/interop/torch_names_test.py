@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from networks import random_bytes, shapes_of
 
 from dlcourse.errors import UserError
 from dlcourse.interop.torch_names import as_torch, from_torch, to_flax, torch_name
@@ -27,9 +28,8 @@ MODELS = {
 }
 
 
-def shapes(model, side=224):
-  image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-  return jax.eval_shape(model.clone(num_classes=1000).init, jax.random.key(0), image)
+def shapes(model):
+  return shapes_of(model.clone(num_classes=1000), 224)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +107,7 @@ def test_weights_that_do_not_fit_are_refused_and_what_nobody_needs_is_not():
 
 @pytest.mark.parametrize("family", MODELS)
 def test_there_and_back_changes_no_bit(family):
-  rng = np.random.default_rng(0)
-  draw = lambda leaf: rng.integers(0, 256, leaf.shape, np.uint8)  # noqa: E731 - as good as floats, and smaller
-  variables = jax.tree.map(draw, shapes(MODELS[family]))
+  variables = random_bytes(shapes(MODELS[family]))
   jax.tree.map(
     np.testing.assert_array_equal, from_torch(family, variables, as_torch(family, variables)), variables
   )

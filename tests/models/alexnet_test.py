@@ -1,11 +1,10 @@
 """AlexNet: published counts, sides of the maps, response normalisation, groups, dropout."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import assert_reach, count, gradients_of, maps_of, once, shapes_of
 
 from dlcourse.errors import UserError
 from dlcourse.models.alexnet import ALEXNET
@@ -13,26 +12,13 @@ from dlcourse.models.layers import adaptive_avg_pool, local_response_norm
 
 PUBLISHED = {"one_tower": 61_100_840, "two_towers": 60_965_224}
 TINY = ALEXNET["one_tower"].clone(filters=(4, 8, 8, 8, 4), stem="small", dense_dim=8, num_classes=3)
-# Programs that run once: compiling them is what takes the time.
-once = functools.partial(
-  jax.jit,
-  compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
-)
-
-
-def maps_of(model, side):
-  images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
-  maps, _ = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x, features=True), images)
-  return {name: leaf.shape[1:] for name, leaf in maps.items()}
 
 
 @pytest.mark.parametrize("side", [224, 227])
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_parameters_are_the_published_ones(name, side):
   model = ALEXNET[name].clone(num_classes=1000)
-  images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-  params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-  assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PUBLISHED[name]
+  assert count(shapes_of(model, side)["params"]) == PUBLISHED[name]
 
 
 def test_maps_of_an_imagenet_image_are_those_of_figure_2():
@@ -142,18 +128,6 @@ def test_units_are_dropped_only_in_training():
 @pytest.mark.parametrize("norm", ["batch", "group", "layer", "none"])
 def test_every_norm_trains(norm):
   model = TINY.clone(norm=norm, groups=2, response_norm=True, activation="gelu")
-  x = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
-  variables = once(model.init)(jax.random.key(0), x)
-  rest = {name: value for name, value in variables.items() if name != "params"}
-
-  @once
-  @jax.grad
-  def gradient(params):
-    rngs = {"dropout": jax.random.key(2)}
-    logits, _ = model.apply({"params": params, **rest}, x, train=True, mutable=list(rest), rngs=rngs)
-    return (logits**2).mean()
-
-  leaves = gradient(variables["params"])
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(leaves))
-  assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(leaves["conv1"]))
-  assert ("bias" in leaves["conv1"]) == (norm == "none")
+  gradients = gradients_of(model, jax.random.normal(jax.random.key(1), (2, 32, 32, 3)))
+  assert_reach(gradients, ["conv1"])
+  assert ("bias" in gradients["conv1"]) == (norm == "none")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import assert_reach, count, gradients_of, maps_of, shapes_of
 
 from dlcourse.errors import UserError
 from dlcourse.models.convolution import Conv
@@ -36,24 +37,9 @@ TINY = EFFICIENTNET[0].clone(
 X = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
 
 
-def randomised(model):
-  """Variables without compiling their initialisation."""
-  rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), X)
-  return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
-
-
-def count(model, side):
-  model = model.clone(num_classes=1000)
-  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, side, side, 3))))
-  return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-
-
 def map_sides(model, side):
-  maps = jax.eval_shape(
-    lambda: model.init_with_output(jax.random.key(0), jnp.zeros((1, side, side, 3)), features=True)[0]
-  )
-  return [maps[name].shape[1] for name in ("conv1", *(f"stage{s}" for s in range(1, 8)), "conv2", "pool")]
+  maps = maps_of(model, side)
+  return [maps[name][0] for name in ("conv1", *(f"stage{s}" for s in range(1, 8)), "conv2", "pool")]
 
 
 def block(drop=0.0, squeeze=0.25, norm="none"):
@@ -63,12 +49,15 @@ def block(drop=0.0, squeeze=0.25, norm="none"):
 
 @pytest.mark.parametrize("variant", EFFICIENTNET)
 def test_parameters_are_the_published_ones(variant):
-  assert count(EFFICIENTNET[variant], RESOLUTION[variant]) == PUBLISHED[variant]
+  assert (
+    count(shapes_of(EFFICIENTNET[variant].clone(num_classes=1000), RESOLUTION[variant])["params"])
+    == PUBLISHED[variant]
+  )
 
 
 @pytest.mark.parametrize("variant", EFFICIENTNET_LITE)
 def test_parameters_of_the_lite_variants_are_the_published_ones(variant):
-  assert count(EFFICIENTNET_LITE[variant], 224) == LITE[variant]
+  assert count(shapes_of(EFFICIENTNET_LITE[variant].clone(num_classes=1000), 224)["params"]) == LITE[variant]
 
 
 @pytest.mark.parametrize(
@@ -147,17 +136,4 @@ def test_a_probability_of_one_is_refused(field):
 
 @pytest.mark.parametrize("norm", ["batch", "group", "layer", "none"])
 def test_every_norm_trains(norm):
-  model = TINY.clone(norm=norm)
-  variables = randomised(model)
-  rest = {name: value for name, value in variables.items() if name != "params"}
-
-  @jax.jit
-  @jax.grad
-  def gradient(params):
-    rngs = {"dropout": jax.random.key(2)}
-    logits, _ = model.apply({"params": params, **rest}, X, train=True, mutable=list(rest), rngs=rngs)
-    return (logits**2).mean()
-
-  gradients = gradient(variables["params"])
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
-  assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradients["conv1"]))
+  assert_reach(gradients_of(TINY.clone(norm=norm), X), ["conv1"])

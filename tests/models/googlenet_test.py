@@ -1,11 +1,10 @@
 """GoogLeNet: published counts, sides of the maps, auxiliary classifiers, dropout."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import assert_reach, count, gradients_of, once, variables_of
 
 from dlcourse.errors import UserError
 from dlcourse.models import googlenet
@@ -14,11 +13,6 @@ from dlcourse.models.googlenet import GOOGLENET, INCEPTIONS
 # Without and with the auxiliary classifiers.
 PUBLISHED = {"paper": (6_998_552, 13_378_280), "torchvision": (6_624_904, 13_004_888)}
 TINY = GOOGLENET["paper"].clone(width=8, stem="small", num_classes=3)
-# Programs that run once: compiling them is what takes the time.
-once = functools.partial(
-  jax.jit,
-  compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
-)
 
 
 @pytest.fixture
@@ -26,22 +20,6 @@ def few(monkeypatch):
   """The first inception modules of each stage, and those with an auxiliary classifier."""
   few = {name: INCEPTIONS[name] for name in ("3a", "4a", "4d", "5a")}
   monkeypatch.setattr(googlenet, "INCEPTIONS", few)
-
-
-def variables_of(model, x):
-  """Plausible variables, without the many seconds that XLA takes to compile 60 initializers."""
-  rng = np.random.default_rng(0)
-
-  def fill(leaf):
-    if len(leaf.shape) > 1:
-      return rng.normal(scale=(2 / np.prod(leaf.shape[:-1])) ** 0.5, size=leaf.shape).astype(np.float32)
-    return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-
-  return jax.tree.map(fill, jax.eval_shape(model.init, jax.random.key(0), x))
-
-
-def count(tree):
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def shapes(model, side, **options):
@@ -143,23 +121,7 @@ def test_units_are_dropped_only_in_training(few):
 def test_every_norm_trains_with_the_loss_of_the_paper(few, norm):
   model = TINY.clone(norm=norm, aux=True, response_norm=norm == "none", activation="gelu")
   x = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
-  variables = variables_of(model, x)
-  rest = {name: value for name, value in variables.items() if name != "params"}
-
-  @once
-  @jax.grad
-  def gradient(params):
-    logits, state = model.apply(
-      {"params": params, **rest},
-      x,
-      train=True,
-      mutable=[*rest, "aux"],
-      rngs={"dropout": jax.random.key(2)},
-    )
-    auxiliary = sum((logits**2).mean() for logits in jax.tree.leaves(state["aux"]))
-    return (logits**2).mean() + 0.3 * auxiliary
-
-  leaves = gradient(variables["params"])
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(leaves))
+  gradients = gradients_of(model, x, auxiliary_weight=0.3)
+  assert_reach(gradients, [])
   for name in ("conv1", "aux1", "aux2", "output"):
-    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(leaves[name])), name
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(gradients[name])), name

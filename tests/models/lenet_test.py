@@ -3,16 +3,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import count
 from scipy.signal import correlate2d
 
 from dlcourse.errors import UserError
 from dlcourse.models.lenet import C3_TABLE, LeNet5, LeNet5Modern, Subsample, TableConv
 
 IMAGE = jax.ShapeDtypeStruct((2, 32, 32, 1), jnp.float32)
-
-
-def count(tree):
-  return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def test_every_layer_has_the_published_number_of_parameters():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import assert_reach, count, gradients_of, maps_of, shapes_of, variables_of
 
 from dlcourse.errors import UserError
 from dlcourse.models.convolution import Conv
@@ -27,25 +28,15 @@ TINY = MOBILENET_V2.clone(
 X = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
 
 
-def randomised(model):
-  """Variables without compiling their initialisation."""
-  rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(model.init, jax.random.key(0), X)
-  return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
-
-
 def map_sides(model, side):
-  maps = jax.eval_shape(
-    lambda: model.init_with_output(jax.random.key(0), jnp.zeros((1, side, side, 3)), features=True)[0]
-  )
-  return [maps[name].shape[1] for name in ("conv1", *(f"stage{s}" for s in range(1, 8)), "conv2", "pool")]
+  maps = maps_of(model, side)
+  return [maps[name][0] for name in ("conv1", *(f"stage{s}" for s in range(1, 8)), "conv2", "pool")]
 
 
 @pytest.mark.parametrize("width", PUBLISHED)
 def test_parameters_are_the_published_ones(width):
   model = MOBILENET_V2.clone(width=width, num_classes=1000)
-  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3))))
-  assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == PUBLISHED[width]
+  assert count(shapes_of(model, 224)["params"]) == PUBLISHED[width]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +73,7 @@ def test_a_block_has_a_shortcut_where_the_shape_stays_and_a_linear_end(stride, f
 
 def test_the_two_paddings_differ_at_even_sides_only():
   around, same = (TINY.clone(padding=padding, stem="large", strides=(1, 1)) for padding in ("around", "same"))
-  variables = jax.tree.map(np.abs, randomised(around))  # variances are positive
+  variables = variables_of(around, X)
   for side, equal in ((16, False), (17, True)):
     maps = jax.jit(lambda x: [model.apply(variables, x, features=True)["conv1"] for model in (around, same)])
     assert np.array_equal(*maps(X[:1, :side, :side])) == equal
@@ -100,17 +91,4 @@ def test_averages_that_never_move_are_refused():
 
 @pytest.mark.parametrize("norm", ["batch", "group", "layer", "none"])
 def test_every_norm_trains(norm):
-  model = TINY.clone(norm=norm)
-  variables = randomised(model)
-  rest = {name: value for name, value in variables.items() if name != "params"}
-
-  @jax.jit
-  @jax.grad
-  def gradient(params):
-    rngs = {"dropout": jax.random.key(2)}
-    logits, _ = model.apply({"params": params, **rest}, X, train=True, mutable=list(rest), rngs=rngs)
-    return (logits**2).mean()
-
-  gradients = gradient(variables["params"])
-  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
-  assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(gradients["conv1"]))
+  assert_reach(gradients_of(TINY.clone(norm=norm), X), ["conv1"])
