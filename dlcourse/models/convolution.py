@@ -26,6 +26,7 @@ from flax.typing import Dtype, Initializer
 from jax import Array, lax
 
 from dlcourse import platform
+from dlcourse.models.depthwise import depthwise as convolve_depthwise
 
 Pair = tuple[int, int]
 Padding = Literal["SAME", "VALID"] | Sequence[Pair]
@@ -48,8 +49,8 @@ def conv_general_dilated(
 ) -> Array:
   """`lax.conv_general_dilated`, with gradients that are fast on a CPU.
 
-  Takes the same arguments. What is not a 2-D, ungrouped NHWC convolution with an HWIO kernel, and
-  everything where `platform.canonical_convolutions()` is False, is left to JAX unchanged.
+  Takes the same arguments. What is not a 2-D NHWC convolution with an HWIO kernel, ungrouped or depthwise,
+  and everything where `platform.canonical_convolutions()` is False, is left to JAX unchanged.
 
   Args:
     lhs: input, [batch, height, width, in].
@@ -67,9 +68,9 @@ def conv_general_dilated(
   Returns:
     The convolution, [batch, out height, out width, out].
   """
-  plain = feature_group_count == batch_group_count == 1 and not any(
-    value is not None for value in options.values()
-  )
+  depthwise = _is_depthwise(lhs, rhs, feature_group_count, lhs_dilation, rhs_dilation)
+  grouped = batch_group_count > 1 or (feature_group_count > 1 and not depthwise)
+  plain = not grouped and all(value is None for value in options.values())
   if not (plain and _is_nhwc(lhs, rhs, dimension_numbers) and platform.canonical_convolutions()):
     return lax.conv_general_dilated(
       lhs,
@@ -97,6 +98,8 @@ def conv_general_dilated(
       padding,
     )
   padding = tuple((low, high) for low, high in padding)
+  if depthwise:
+    return convolve_depthwise(lhs, rhs, geometry.window_strides, padding)
   if _is_product(lhs, rhs, geometry, padding):
     return jnp.einsum("nhwi,hwio->no", lhs, rhs, precision=precision)[:, None, None]
   columns = _columns_to_fold(rhs.shape, geometry)
@@ -334,6 +337,12 @@ def _is_nhwc(lhs: Array, rhs: Array, dimension_numbers: Any) -> bool:
   return lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers) == lax.conv_dimension_numbers(
     lhs.shape, rhs.shape, _NHWC
   )
+
+
+def _is_depthwise(lhs: Array, rhs: Array, groups: int, *dilations: Sequence[int] | None) -> bool:
+  """Whether each channel has one kernel of its own, without gaps."""
+  no_gaps = all(max(dilation or (1,)) == 1 for dilation in dilations)
+  return groups > 1 and no_gaps and groups == lhs.shape[-1] == rhs.shape[-1] and rhs.ndim == 4
 
 
 def _is_product(lhs: Array, rhs: Array, geometry: _Geometry, padding: tuple[Pair, ...]) -> bool:
