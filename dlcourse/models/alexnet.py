@@ -20,6 +20,7 @@ from dlcourse.models.layers import (
   local_response_norm,
   normalisation,
 )
+from dlcourse.models.pooling import max_pool
 
 _weights = nn.initializers.he_normal()  # the paper: N(0, 0.01²), and most biases 1
 
@@ -85,7 +86,7 @@ class AlexNet(nn.Module):
       if self.response_norm and i in (1, 2):
         x = local_response_norm(x)
       if i in (1, 2, 5):
-        x = nn.max_pool(x, (3, 3), (2, 2))
+        x = max_pool(x, (3, 3), (2, 2))
     x = adaptive_avg_pool(x, 6) if large else x  # as it is, for images of 224 and 227 pixels
     x = maps["pool"] = x.reshape(x.shape[0], -1)
     for name in ("fc6", "fc7"):

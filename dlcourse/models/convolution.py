@@ -100,6 +100,8 @@ def conv_general_dilated(
   padding = tuple((low, high) for low, high in padding)
   if depthwise:
     return convolve_depthwise(lhs, rhs, geometry.window_strides, padding)
+  if rhs.shape[:2] == (1, 1) and geometry == _DENSE._replace(window_strides=geometry.window_strides):
+    return _mix_channels(lhs, rhs, geometry.window_strides, padding, precision)
   if _is_product(lhs, rhs, geometry, padding):
     return jnp.einsum("nhwi,hwio->no", lhs, rhs, precision=precision)[:, None, None]
   columns = _columns_to_fold(rhs.shape, geometry)
@@ -253,6 +255,15 @@ def _convolve_backward(
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _mix_channels(lhs: Array, rhs: Array, strides: Pair, padding: tuple[Pair, ...], precision: Any) -> Array:
+  """A convolution by a kernel of one pixel, which is one matrix product, and so are its gradients."""
+  if any(pad for axis in padding for pad in axis):
+    lhs = lax.pad(lhs, jnp.zeros((), lhs.dtype), [(0, 0, 0), *((*axis, 0) for axis in padding), (0, 0, 0)])
+  lhs = lhs[:, :: strides[0], :: strides[1]]
+  pixels = lhs.reshape(-1, lhs.shape[-1])  # as a product of more axes XLA would transpose them first
+  return jnp.matmul(pixels, rhs[0, 0], precision=precision).reshape(*lhs.shape[:3], rhs.shape[-1])
 
 
 def _scatter_patches(

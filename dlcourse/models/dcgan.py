@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from dlcourse.errors import UserError, check_at_least
+from dlcourse.models.batch_norm import BatchNorm
 from dlcourse.models.convolution import Conv, ConvTranspose
-from dlcourse.models.layers import batch_norm
 
 _weights = nn.initializers.normal(0.02)
 
@@ -45,7 +45,7 @@ class Generator(nn.Module):
   def __call__(self, z: jax.Array, train: bool = False) -> jax.Array:
     """z [B, Z] -> images [B, S, S, C]."""
     side, _, channels = self.image_shape
-    norm = functools.partial(batch_norm, train)
+    norm = functools.partial(BatchNorm, train)
     up = functools.partial(ConvTranspose, kernel_size=(4, 4), use_bias=False, kernel_init=_weights)
     doublings = _doublings(side)
     x = z[:, None, None, :]  # [B, 1, 1, Z]
@@ -69,9 +69,7 @@ class Discriminator(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
     """x [B, S, S, C] -> logits [B]; batch norm leaves out the images whose mask [B] is 0."""
-    if mask is not None:
-      mask = mask[:, None, None, None]
-    norm = functools.partial(batch_norm, train)
+    norm = functools.partial(BatchNorm, train)
     down = functools.partial(
       Conv, kernel_size=(4, 4), strides=(2, 2), padding="SAME", use_bias=False, kernel_init=_weights
     )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from dlcourse.errors import check_at_least
 from dlcourse.models.convolution import Conv
 from dlcourse.models.layers import Activation, Norm, Stem, activate, check_side, normalisation
+from dlcourse.models.pooling import max_pool
 
 _weights = nn.initializers.he_normal()  # He et al., 2015
 
@@ -86,7 +87,7 @@ class DenseNet(nn.Module):
     if self.stem == "large":
       x = conv(2 * self.growth, (7, 7), (2, 2), name="conv1")(x)
       x = maps["conv1"] = act(norm(name="norm1")(x))
-      x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+      x = max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
     else:
       x = maps["conv1"] = conv(2 * self.growth, (3, 3), name="conv1")(x)
     for block, depth in enumerate(self.depths, 1):  # [B, S', S', F]

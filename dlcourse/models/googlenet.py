@@ -24,6 +24,7 @@ from dlcourse.models.layers import (
   local_response_norm,
   normalisation,
 )
+from dlcourse.models.pooling import max_pool
 
 _weights = nn.initializers.he_normal()
 
@@ -73,7 +74,7 @@ class Inception(nn.Module):
       self.unit(one, 1, name="1x1")(x),
       self.unit(three, 3, name="3x3")(self.unit(reduce3, 1, name="3x3_reduce")(x)),
       self.unit(five, self.largest, name="5x5")(self.unit(reduce5, 1, name="5x5_reduce")(x)),
-      self.unit(proj, 1, name="pool_proj")(nn.max_pool(x, (3, 3), padding="SAME")),
+      self.unit(proj, 1, name="pool_proj")(max_pool(x, (3, 3), padding="SAME")),
     )
     return jnp.concatenate(branches, axis=-1)
 
@@ -176,7 +177,7 @@ class GoogLeNet(nn.Module):
 def _max_pool(x: jax.Array, size: int) -> jax.Array:
   """Max pooling at stride 2 whose last window may reach over the edge, as in Caffe."""
   edges = [(0, (size - side) % 2) for side in x.shape[1:3]]
-  return nn.max_pool(x, (size, size), (2, 2), edges)
+  return max_pool(x, (size, size), (2, 2), edges)
 
 
 # Trainable parameters at 1,000 classes: 6,998,552 and 6,624,904; with `aux` 13,378,280 and 13,004,888.

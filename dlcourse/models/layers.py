@@ -1,4 +1,4 @@
-"""What the models share: activations by name and a batch norm that is global in every mode."""
+"""What the models share: activations and norms by name, and layers that Flax lacks."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlcourse.errors import UserError
-from dlcourse.parallel import replica_axis
+from dlcourse.models.batch_norm import BatchNorm
 
 Stem = Literal["large", "small"]  # for images of about 224 or of about 32 pixels
 Norm = Literal["batch", "group", "layer", "none"]
@@ -29,29 +29,6 @@ def activate(name: Activation, x: jax.Array) -> jax.Array:
   return nn.gelu(x, approximate=False) if name == "gelu" else getattr(nn, name)(x)
 
 
-def batch_norm(
-  train: bool, momentum: float = 0.9, epsilon: float = 1e-5, name: str | None = None
-) -> nn.BatchNorm:
-  """Batch normalisation over the *global* batch (Ioffe & Szegedy, 2015; H1.4.5).
-
-  Where one program sees the whole batch its mean is the global one already; under `pmap` the statistics
-  are averaged over the replicas.
-
-  Args:
-    train: normalise by the batch and update the running averages; else by the running averages.
-    momentum: of the running averages, m <- momentum * m + (1 - momentum) * batch.
-    epsilon: added to the variance.
-    name: explicit name of the layer.
-  """
-  return nn.BatchNorm(
-    use_running_average=not train,
-    axis_name=replica_axis(),
-    momentum=momentum,
-    epsilon=epsilon,
-    name=name,
-  )
-
-
 def normalisation(
   kind: Norm, train: bool, epsilon: float = 1e-5, momentum: float = 0.9
 ) -> Callable[..., Callable[[jax.Array], jax.Array]]:
@@ -60,13 +37,13 @@ def normalisation(
   Args:
     kind: "batch" (Ioffe & Szegedy, 2015), "group" (Wu & He, 2018: 32 groups, or as many as divide the
       channels), "layer" (Ba et al., 2016) or "none".
-    train: for batch norm, see `batch_norm`.
+    train: for batch norm, see `BatchNorm`.
     epsilon: added to the variance.
     momentum: of the running averages.
   """
   match kind:
     case "batch":
-      return functools.partial(batch_norm, train, momentum, epsilon)
+      return functools.partial(BatchNorm, train, momentum, epsilon)
     case "group":
       return functools.partial(_GroupNorm, epsilon)
     case "layer":

@@ -11,6 +11,7 @@ import numpy as np
 from dlcourse.errors import UserError
 from dlcourse.models.convolution import Conv, conv_general_dilated
 from dlcourse.models.layers import Activation, activate
+from dlcourse.models.pooling import max_pool
 
 # Table I: which maps of S2 feed each of the 16 maps of C3. 60 connections instead of 96 break the symmetry
 # and keep the number of parameters at 1,516.
@@ -117,7 +118,7 @@ class LeNet5Modern(nn.Module):
     for i, filters in ((1, 6), (3, 16)):
       x = activate(self.activation, Conv(filters, (5, 5), padding="VALID", name=f"C{i}")(x))
       maps[f"C{i}"] = x  # [B, 28, 28, 6], [B, 10, 10, 16]
-      x = maps[f"S{i + 1}"] = nn.max_pool(x, (2, 2), (2, 2))  # [B, 14, 14, 6], [B, 5, 5, 16]
+      x = maps[f"S{i + 1}"] = max_pool(x, (2, 2), (2, 2))  # [B, 14, 14, 6], [B, 5, 5, 16]
     x = activate(self.activation, Conv(120, (5, 5), padding="VALID", name="C5")(x))  # [B, 1, 1, 120]
     x = maps["C5"] = x.reshape(x.shape[0], -1)
     x = maps["F6"] = activate(self.activation, nn.Dense(84, name="F6")(x))

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 
 from dlcourse.errors import check_at_least, check_below_one
-from dlcourse.models.layers import Activation, activate, batch_norm
+from dlcourse.models.batch_norm import BatchNorm
+from dlcourse.models.layers import Activation, activate
 
 
 class MLP(nn.Module):
@@ -37,7 +38,7 @@ class MLP(nn.Module):
     for width in self.hidden_dims:
       x = nn.Dense(width, use_bias=not self.norm)(x)
       if self.norm:
-        x = batch_norm(train)(x)
+        x = BatchNorm(train)(x)
       x = activate(self.activation, x)
       x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return nn.Dense(self.num_classes, name="output")(x)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from dlcourse.models.convolution import Conv
 from dlcourse.models.layers import Activation, Norm, Stem, activate, normalisation
+from dlcourse.models.pooling import max_pool
 
 _weights = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")  # He et al., 2015
 
@@ -108,7 +109,7 @@ class ResNet(nn.Module):
     size, strides = ((7, 7), (2, 2)) if self.stem == "large" else ((3, 3), (1, 1))
     x = maps["conv1"] = act(norm(name="norm1")(conv(self.width, size, strides, name="conv1")(x)))
     if self.stem == "large":
-      x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+      x = max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
     for stage, depth in enumerate(self.depths, 2):  # [B, S', S', F]
       filters = self.width * 2 ** (stage - 2)
       for i in range(depth):

@@ -20,6 +20,7 @@ from dlcourse.models.layers import (
   check_side,
   normalisation,
 )
+from dlcourse.models.pooling import max_pool
 
 _weights = nn.initializers.he_normal()  # the paper started its deeper networks from a trained shallower one
 
@@ -64,7 +65,7 @@ class VGGNet(nn.Module):
         x = norm(name=f"norm{stage}_{i}")(conv(filters, (3, 3), name=f"conv{stage}_{i}")(x))
         x = activate(self.activation, x)  # [B, S', S', F]
       maps[f"conv{stage}"] = x
-      x = nn.max_pool(x, (2, 2), (2, 2))
+      x = max_pool(x, (2, 2), (2, 2))
     x = adaptive_avg_pool(x, 7) if self.stem == "large" else x  # as it is, for images of 224 pixels
     x = maps["pool"] = x.reshape(x.shape[0], -1)
     for name in ("fc6", "fc7"):
