@@ -1,0 +1,1 @@
+"""The handbook's formulas and worked examples as small pure functions, free of Flax."""
