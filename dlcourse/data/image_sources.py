@@ -10,6 +10,7 @@ from absl import logging
 
 from dlcourse.data import archives
 from dlcourse.data.image_files import BadImage, image_size, read_idx, read_image
+from dlcourse.data.npz_source import load_npz
 from dlcourse.data.source import ImageSet
 from dlcourse.data.tfds_source import load_tfds
 from dlcourse.errors import UserError, unknown
@@ -35,7 +36,7 @@ def load_images(name: str, size: int = 64) -> ImageSet:
   """Loads a set of labelled images.
 
   Args:
-    name: "mnist_5k", "digits", "idx:FOLDER", "folder:FOLDER" or "tfds:NAME".
+    name: "mnist_5k", "digits", "idx:FOLDER", "npz:FILE", "folder:FOLDER" or "tfds:NAME".
     size: pixels; side of the images where those of the source differ in size (`image_folder`,
       `load_tfds`). The others keep their own.
 
@@ -47,7 +48,7 @@ def load_images(name: str, size: int = 64) -> ImageSet:
     return _NAMED[name]()
   if kind in _PLACED and place:
     return _PLACED[kind](place, size)
-  raise unknown("data set", name, [*_NAMED, "idx:FOLDER", "folder:FOLDER", "tfds:NAME"])
+  raise unknown("data set", name, [*_NAMED, "idx:FOLDER", "npz:FILE", "folder:FOLDER", "tfds:NAME"])
 
 
 def mnist_5k() -> ImageSet:
@@ -168,6 +169,7 @@ def image_folder(folder: str, size: int) -> ImageSet:
 _NAMED: dict[str, Callable[[], ImageSet]] = {"mnist_5k": mnist_5k, "digits": digits}
 _PLACED: dict[str, Callable[[str, int], ImageSet]] = {
   "idx": lambda folder, size: idx_folder(folder),
+  "npz": lambda file, size: load_npz(file),
   "folder": image_folder,
   "tfds": load_tfds,
 }

@@ -30,7 +30,7 @@ class Images(DataRecipe):
   """
 
   source: str
-  """mnist_5k, digits, idx:FOLDER, folder:FOLDER, tfds:NAME."""
+  """mnist_5k, digits, idx:FOLDER, npz:FILE, folder:FOLDER, tfds:NAME."""
   batch_size: int = 128
   """Images in a global batch, over all devices."""
   size: int = 32
@@ -45,8 +45,10 @@ class Images(DataRecipe):
   """Which fold is the test split."""
   validation: float = 0.1
   """Share of the training images that validates, where the source has no validation split."""
+  per_class: int | None = None
+  """Images of each class that are kept for training, a validation split taken from them included; None: all."""
   split_seed: int = 0
-  """Seed of folds and validation split."""
+  """Seed of folds, of the validation split and of what is left of each class."""
 
   def __post_init__(self) -> None:
     """Refuses numbers that fit no source."""
@@ -54,6 +56,8 @@ class Images(DataRecipe):
     check_between(1, LARGEST_SIDE, {"data.size": self.size})
     check_at_least(2, {"data.folds": self.folds})
     check_at_least(0, {"data.fold": self.fold, "data.split_seed": self.split_seed})
+    if self.per_class is not None:
+      check_at_least(1, {"data.per_class": self.per_class})
     if not 0 < self.validation < 1:
       raise UserError(f"--data.validation={self.validation} is a share between 0 and 1, like 0.1")
 
@@ -101,6 +105,10 @@ class Images(DataRecipe):
       whole = _shuffled(splits.pop("all" if "all" in splits else "train"), self.split_seed)
       test = _ranks(whole["label"]) % self.folds == self.fold
       splits |= {"train": _rows(whole, ~test), "test": _rows(whole, test)}
+    if self.per_class is not None:
+      for name in {"train", "validation"} & set(splits):
+        part = _shuffled(splits[name], self.split_seed + 2)
+        splits[name] = _rows(part, _ranks(part["label"]) < self.per_class)
     if "validation" not in splits:
       train = _shuffled(splits["train"], self.split_seed + 1)
       ranks, share = _ranks(train["label"]), self.validation

@@ -180,3 +180,13 @@ def test_mnist_is_split_evenly_by_class():
   assert data.sizes == {"train": 3600, "validation": 400, "test": 1000}
   assert np.bincount(whole(data, "test")[1]).tolist() == [100] * 10
   assert data.spec.image_shape == (32, 32, 1)
+
+
+def test_per_class_keeps_as_many_of_each_class_and_leaves_the_test_split_alone(folds):
+  few = Images("digits", batch_size=64, size=8, per_class=20).build()
+  np.testing.assert_array_equal(np.bincount(whole(few, "train")[1]), [18] * 10)
+  np.testing.assert_array_equal(np.bincount(whole(few, "validation")[1]), [2] * 10)
+  assert rows(whole(few, "test")[0]) == rows(whole(folds[0], "test")[0])
+  assert set(rows(whole(few, "train")[0])) <= set(
+    rows(np.concatenate([whole(folds[0], s)[0] for s in SPLITS[:2]]))
+  )

@@ -1,0 +1,80 @@
+"""Images in one NumPy file, as MedMNIST (Yang et al., 2023) publishes its sets.
+
+`{train,val,test}_images` uint8 [N, H, W] or [N, H, W, C] and `{train,val,test}_labels` [N] or [N, 1]; `val` and
+`test` may be missing; `classes` may name the labels.
+"""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from dlcourse.data.source import ImageSet
+from dlcourse.errors import UserError, first_line
+
+MAX_BYTES = 8 * 2**30  # of the arrays in memory
+_SPLITS = {"train": "train", "val": "validation", "test": "test"}
+
+
+def load_npz(path: str) -> ImageSet:
+  """Labelled images from a `.npz` file.
+
+  Raises:
+    UserError: no such file, damaged, too large, or with other arrays than these.
+  """
+  file = Path(path).expanduser()
+  arrays = _read(file)
+  splits = {}
+  for theirs, ours in _SPLITS.items():
+    if f"{theirs}_images" in arrays:
+      splits[ours] = _split(file, theirs, arrays)
+  if "train" not in splits:
+    raise UserError(f"{file} has no train_images and train_labels; it has {', '.join(arrays) or 'nothing'}")
+  if len({part["image"].shape[1:] for part in splits.values()}) > 1:
+    raise UserError(f"{file}: the images of its splits differ in size")
+  return ImageSet(
+    splits=splits,
+    classes=_classes(file, arrays, 1 + max(int(part["label"].max()) for part in splits.values())),
+    description=f"images of {file}",
+    licence="none stated",
+    citation="none stated",
+  )
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+  if not file.is_file():
+    raise UserError(f"no such file: {file}")
+  try:
+    with zipfile.ZipFile(file) as members:
+      size = sum(member.file_size for member in members.infolist())
+    if size > MAX_BYTES:  # before a bomb is unpacked
+      raise UserError(f"{file} declares {size:,} bytes of arrays, more than {MAX_BYTES:,}")
+    with np.load(file, allow_pickle=False) as arrays:
+      return {name: arrays[name] for name in arrays.files}
+  except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    raise UserError(f"{file} cannot be read as .npz: {first_line(error)}") from error
+
+
+def _split(file: Path, name: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  images, labels = arrays[f"{name}_images"], arrays.get(f"{name}_labels", np.zeros(0))
+  if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
+    raise UserError(
+      f"{file}: {name}_images is {images.dtype} {images.shape}, not uint8 [N, H, W] or [N, H, W, C]"
+    )
+  if labels.size != len(images) or labels.dtype.kind not in "iu" or labels.min() < 0:
+    raise UserError(
+      f"{file}: {name}_labels is {labels.dtype} {labels.shape}, not one number from 0 for each of {len(images)}"
+    )
+  images = images[..., None] if images.ndim == 3 else images
+  return {"image": images, "label": labels.reshape(-1).astype(np.int32)}
+
+
+def _classes(file: Path, arrays: Mapping[str, np.ndarray], count: int) -> tuple[str, ...]:
+  if "classes" not in arrays:
+    return tuple(str(label) for label in range(count))
+  names = tuple(str(name) for name in arrays["classes"].reshape(-1))
+  if len(names) < count:
+    raise UserError(f"{file} names {len(names)} classes, the labels need {count}")
+  return names
