@@ -35,6 +35,7 @@ flags.DEFINE_integer("samples", 16, "How many samples are drawn.", 1, 100_000)
 flags.DEFINE_string("prompt", None, "What a sampled text begins with.")
 flags.DEFINE_integer("length", 500, "Symbols of a sampled text.", 1, 1_000_000)
 flags.DEFINE_float("temperature", 1.0, "Below 1 prefers likely symbols; 0 takes the likeliest.", 0.0)
+flags.DEFINE_bool("summary", False, "Layers with their costs: of every experiment, or of the one named.")
 flags.DEFINE_string("study", None, "Which study to run: MODULE.NAME (see `list`).")
 
 
@@ -121,11 +122,16 @@ def study(rest: list[str]) -> None:
 
 
 def show_list(rest: list[str]) -> None:
-  """Shows every experiment and study, and whether its result has been run."""
+  """Shows every experiment and study, and whether its result has been run; or what networks cost."""
   from dlcourse import console
 
   del rest
-  console.show_catalogue()
+  if FLAGS.experiment:
+    console.show_summary(FLAGS.experiment)
+  elif FLAGS.summary:
+    console.show_summaries()
+  else:
+    console.show_catalogue()
 
 
 class Verb(NamedTuple):
@@ -149,7 +155,7 @@ VERBS = {
   "sample": Verb(sample, (*WORKDIR, "samples", "prompt", "length", "temperature", "seed")),
   "study": Verb(study, ("study", "workdir", "parallel", "devices", "steps_per_dispatch"), fields=True),
   "report": Verb(report, WORKDIR),
-  "list": Verb(show_list),
+  "list": Verb(show_list, ("experiment", "summary")),
 }
 
 

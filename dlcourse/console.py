@@ -11,8 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dlcourse.errors import UserError
 from dlcourse.evaluators import Report
-from dlcourse.experiment import Experiment, Study, catalogue
+from dlcourse.experiment import Experiment, Study, catalogue, load
+from dlcourse.models.trace import Layer
+from dlcourse.report.layers import NOTE, summary_rows, task_summary
 
 
 def _console() -> Console:
@@ -78,12 +81,52 @@ def show_catalogue() -> None:
   for kind in (Experiment, Study):
     found = catalogue(kind)
     rows = [
-      {kind.__name__.lower(): name, "what": _summary(fn), "result": _run(fn)} for name, fn in found.items()
+      {kind.__name__.lower(): name, "what": _first_line(fn), "result": _run(fn)} for name, fn in found.items()
     ]
     _console().print(_table(rows))
 
 
-def _summary(recipe: Callable) -> str:
+def show_summary(name: str) -> None:
+  """The layers of an experiment's networks.
+
+  Raises:
+    UserError: no such experiment, or its data cannot be had.
+  """
+  table = _table(summary_rows(_layers(name)), name)
+  for column in table.columns[3:]:
+    column.justify = "right"
+  _console().print(table)
+  _console().print(NOTE)
+
+
+def show_summaries() -> None:
+  """What the networks of every experiment cost, a row each; of some the data cannot be had, which is said."""
+  table = _table([{"experiment": name, **_costs(name)} for name in catalogue()])
+  for column in table.columns[1:4]:
+    column.justify = "right"
+  _console().print(table)
+
+
+def _costs(name: str) -> dict[str, str]:
+  try:
+    layers = _layers(name)
+  except UserError as error:
+    return dict.fromkeys(("parameters", "multiply-adds", "layers"), "") | {"note": str(error)}
+  counts = {
+    "parameters": sum(layer.parameters for layer in layers),
+    "multiply-adds": sum(layer.multiply_adds for layer in layers),
+    "layers": len(layers),
+  }
+  return {column: f"{count:,}" for column, count in counts.items()}
+
+
+def _layers(name: str) -> list[Layer]:
+  experiment = load(name)
+  spec = experiment.data.build().spec
+  return task_summary(experiment.task.build(spec, experiment.steps), spec)
+
+
+def _first_line(recipe: Callable) -> str:
   return (inspect.getdoc(recipe) or "").split("\n")[0]
 
 

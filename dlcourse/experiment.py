@@ -130,7 +130,7 @@ def catalogue(kind: type = Experiment) -> dict[str, Callable]:
 
 def _recipes(module: ModuleType, kind: type) -> Iterator[tuple[str, Callable]]:
   for name, function in inspect.getmembers(module, inspect.isfunction):
-    if function.__module__ != module.__name__:
+    if function.__module__ != module.__name__ or name.startswith("_"):
       continue
     with contextlib.suppress(Exception):  # one that cannot be read is the annotation of no recipe
       if inspect.get_annotations(function, eval_str=True).get("return") is kind:

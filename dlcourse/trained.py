@@ -15,6 +15,7 @@ from dlcourse.evaluators import measure
 from dlcourse.evaluators.samples import Request, draw, save_samples
 from dlcourse.experiment import Experiment, differences
 from dlcourse.parallel import Program
+from dlcourse.report.layers import task_summary
 from dlcourse.report.write import write_report
 from dlcourse.task import TrainState
 from dlcourse.train import assemble
@@ -100,7 +101,7 @@ def sample(trained: Trained, request: Request, seed: int = 0) -> list[pathlib.Pa
 
 
 def report(trained: Trained) -> dict[str, Any]:
-  """Writes `report/` (curves, parameter table, evaluators) and `result.json`, which it returns."""
+  """Writes `report/` (curves, layers, evaluators) and `result.json`, which it returns."""
   test = measure(trained.program, trained.state, trained.data, "test")
   rows = workdir.read_metrics(trained.path)
   result = {
@@ -125,8 +126,8 @@ def report(trained: Trained) -> dict[str, Any]:
   for evaluated in reports.values():
     result["test"] |= evaluated.scalars
   if jax.process_index() == 0:
-    write_report(
-      trained.path, rows, result, reports, trained.state.params, trained.experiment.best, trained.data
-    )
+    experiment, data = trained.experiment, trained.data
+    layers = task_summary(experiment.task.build(data.spec, experiment.steps), data.spec)
+    write_report(trained.path, rows, result, reports, trained.state.params, layers, experiment.best, data)
     workdir.write_json(trained.path / "result.json", result)
   return result

@@ -77,6 +77,7 @@ def dlcourse(monkeypatch, capsys, tmp_path):
     ("report --workdir=gone --seed=3", "--seed is not a flag of `report`"),
     ("study", "which study?"),
     ("study cnn.lenet5_seed", "perhaps you meant 'cnn.lenet5_seeds'"),
+    ("list cnn.lenet --summary", "perhaps you meant 'cnn.lenet5'"),
     ("list --all", "unknown flag of `list` '--all'"),
   ],
 )
@@ -138,6 +139,15 @@ def test_list_shows_every_experiment_and_study(dlcourse):
   code, out, _ = dlcourse("list")
   assert code == 0
   assert all(f" {name} " in out for name in [*catalogue(Experiment), *catalogue(Study)])
+
+
+def test_list_shows_what_the_networks_of_an_experiment_cost(dlcourse, tmp_path):
+  (tmp_path / "mine.py").write_text(OWN_FILE)
+  for args in (["./mine.py:net", "--summary"], ["--summary", "--experiment=./mine.py:net"], ["./mine.py:net"]):
+    code, out, err = dlcourse("list", *args)
+    assert code == 0, err
+    assert "Dense_0" in out
+    assert "310" in out  # 64 * 4 + 4 + 4 * 10 + 10
 
 
 def test_a_run_is_trained_then_measured_again_and_goes_on(dlcourse, tmp_path):

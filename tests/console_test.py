@@ -3,6 +3,7 @@ import pathlib
 import pytest
 
 from dlcourse import console
+from dlcourse.errors import UserError
 from dlcourse.evaluators import Report
 from dlcourse.experiment import Experiment, Run, Study, catalogue
 
@@ -53,6 +54,31 @@ def test_the_catalogue_shows_every_name(capsys):
   shown = capsys.readouterr().out
   for name in [*catalogue(Experiment), *catalogue(Study)]:
     assert f" {name} " in shown
+
+
+@pytest.mark.data
+def test_the_summary_of_an_experiment_shows_its_layers_and_sums(capsys):
+  console.show_summary("cnn.lenet5")
+  shown = capsys.readouterr().out
+  row = ["C3", "TableConv", "10 × 10 × 16", "1,516", "150,000", "151,600", "14"]
+  assert any([cell.strip() for cell in line.split("│")[1:-1]] == row for line in shown.splitlines())
+  assert "340,918" in shown
+
+
+@pytest.mark.data
+def test_an_experiment_whose_data_cannot_be_had_says_so_among_the_others(capsys, monkeypatch):
+  def layers(name):
+    if name == "cnn.mlp":
+      raise UserError("no such data set here")
+    return original(name)
+
+  original = console._layers
+  monkeypatch.setattr(console, "_layers", layers)
+  monkeypatch.setattr(console, "catalogue", lambda: ["cnn.mlp", "cnn.lenet5"])
+  console.show_summaries()
+  rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+  assert ["cnn.mlp", "", "", "", "no such data set here"] in rows
+  assert ["cnn.lenet5", "60,850", "326,520", "7", ""] in rows
 
 
 def with_result():

@@ -13,8 +13,11 @@ import numpy as np
 from dlcourse.data.recipe import Data
 from dlcourse.evaluators import Report
 from dlcourse.experiment import Best
+from dlcourse.models.trace import Layer
 from dlcourse.progress import HEADLINES
+from dlcourse.report.drawing import architecture
 from dlcourse.report.figures import learning_curves
+from dlcourse.report.layers import NOTE, summary_rows
 from dlcourse.workdir import write_json
 
 PyTree = Any
@@ -63,10 +66,11 @@ def write_report(
   result: Mapping[str, Any],
   reports: Mapping[str, Report],
   params: PyTree,
+  layers: Sequence[Layer],
   best: Best,
   data: Data,
 ) -> None:
-  """Writes curves, parameter table, every evaluator's report and an index in Markdown.
+  """Writes curves, a drawing and a table of the layers, every evaluator's report and an index in Markdown.
 
   What the index of an earlier report lists and this one does not write is removed.
 
@@ -76,16 +80,17 @@ def write_report(
     result: what `result.json` will hold.
     reports: evaluator's name -> what it said.
     params: of the state that was evaluated.
+    layers: the summary of the networks.
     best: of the experiment.
     data: of the experiment.
   """
   folder = path / "report"
   names = curve_names(rows, best)
   best_step = result["best_step"] if best.metric else None
-  table = parameter_table(params)
+  curves = {"learning_curves": learning_curves(rows, names, best_step)} if names else {}
   own = Report(
-    tables={"parameters": table},
-    figures={"learning_curves": learning_curves(rows, names, best_step)} if names else {},
+    tables={"parameters": parameter_table(params), "summary": [layer._asdict() for layer in layers]},
+    figures=curves | {"architecture": architecture(layers)},
   )
   every = [own, *reports.values()]
   listed = [f"![{name}]({name}.png)" for report in every for name in report.figures]
@@ -95,7 +100,7 @@ def write_report(
     (folder / name).unlink(missing_ok=True)
   for report in every:
     save(report, folder)
-  index.write_text(_index(result, data, table, listed), encoding="utf-8")
+  index.write_text(_index(result, data, layers, listed), encoding="utf-8")
 
 
 def curve_names(rows: Sequence[Mapping[str, Any]], best: Best) -> list[str]:
@@ -125,7 +130,7 @@ def _listed(index: str) -> list[str]:
   return [file for _, file in found]
 
 
-def _index(result: Mapping[str, Any], data: Data, table: list[dict[str, Any]], listed: Sequence[str]) -> str:
+def _index(result: Mapping[str, Any], data: Data, layers: Sequence[Layer], listed: Sequence[str]) -> str:
   device = result["devices"]
   lines = [
     f"# {result['experiment']}",
@@ -148,12 +153,11 @@ def _index(result: Mapping[str, Any], data: Data, table: list[dict[str, Any]], l
     "| --- | ---: |",
     *(f"| {split} | {size:,} |" for split, size in data.sizes.items()),
     "",
-    "## Parameters",
+    "## Layers",
     "",
-    "| parameters | shape | count |",
-    "| --- | --- | ---: |",
-    *(f"| {row['path']} | {' × '.join(map(str, row['shape']))} | {row['count']:,} |" for row in table),
-    f"| **all** | | **{sum(row['count'] for row in table):,}** |",
+    *_layer_lines(summary_rows(layers)),
+    "",
+    NOTE,
     "",
     "## Figures and tables",
     "",
@@ -161,3 +165,11 @@ def _index(result: Mapping[str, Any], data: Data, table: list[dict[str, Any]], l
     "",
   ]
   return "\n".join(lines)
+
+
+def _layer_lines(rows: Sequence[Mapping[str, str]]) -> list[str]:
+  """The summary as a Markdown table with its numbers on the right and its sums in bold."""
+  columns = list(rows[0])
+  rules = ["---"] * 3 + ["---:"] * (len(columns) - 3)
+  sums = [f"**{text}**" if text else "" for text in rows[-1].values()]
+  return [f"| {' | '.join(cells)} |" for cells in (columns, rules, *(row.values() for row in rows[:-1]), sums)]

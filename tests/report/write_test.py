@@ -9,9 +9,14 @@ from PIL import Image
 from dlcourse.data.recipe import Data, Spec
 from dlcourse.evaluators import Report
 from dlcourse.experiment import Best
+from dlcourse.models.trace import Layer
 from dlcourse.report.write import curve_names, markdown, parameter_table, save, write_report
 
 PARAMS = {"dense": {"kernel": np.zeros((3, 4)), "bias": np.zeros(4)}, "scale": np.zeros(())}
+LAYERS = [
+  Layer("", "C1", "Conv", "Conv", *((32, 32, 1), (28, 28, 6)) * 2, 156, 117_600, 122_304, 5),
+  Layer("", "output", "Dense", "Dense", *((120,), (10,)) * 2, 1_210, 1_200, 1_210, None),
+]
 RESULT = {
   "experiment": "cnn.mlp",
   "overrides": ["--steps=9"],
@@ -48,45 +53,51 @@ def test_figures_are_saved_as_pictures_and_tables_as_json(tmp_path):
 
 def test_the_report_names_what_was_run_and_shows_every_picture(tmp_path):
   report = Report(tables={"samples": [{"text": "hello"}]}, figures={"samples": Figure(figsize=(1, 1))})
-  write_report(tmp_path, ROWS, RESULT, {"TextSamples": report}, PARAMS, Best("score", mode="max"), DATA)
+  write_report(tmp_path, ROWS, RESULT, {"TextSamples": report}, PARAMS, LAYERS, Best("score", mode="max"), DATA)
   index = (tmp_path / "report/index.md").read_text()
   for part in ("# cnn.mlp", "`--steps=9`", "Seed 5, 9 steps, 2 s on 1 × cpu", "step 7", "| loss | 0.123457 |"):
     assert part in index
-  assert "| dense/kernel | 3 × 4 | 12 |" in index
-  assert "| **all** | | **17** |" in index
+  assert "| layer | kind | output | parameters | multiply-adds | connections | receptive field |" in index
+  assert "| C1 | Conv | 28 × 28 × 6 | 156 | 117,600 | 122,304 | 5 |\n" in index
+  assert "| output | Dense | 10 | 1,210 | 1,200 | 1,210 |  |\n" in index
+  assert "| **all** |  |  | **1,366** | **118,800** | **123,514** |  |\n" in index
   assert "\nDigits. Licence: MIT. Some Body, 1998\n" in index
   assert "| split | examples |\n| --- | ---: |\n| train | 4,321 |\n| test | 5 |\n" in index
   pictures = {line[2 : line.index("]")] for line in index.splitlines() if line.startswith("![")}
-  assert pictures == {"learning_curves", "samples"}
+  assert pictures == {"learning_curves", "architecture", "samples"}
   assert {file.name for file in (tmp_path / "report").iterdir()} == {
     "index.md",
     "learning_curves.png",
+    "architecture.png",
     "samples.png",
     "samples.json",
     "parameters.json",
+    "summary.json",
   }
+  first = json.loads((tmp_path / "report/summary.json").read_text())[0]
+  assert (first["path"], first["output"], first["connections"]) == ("C1", [28, 28, 6], 122_304)
 
 
 def test_a_run_that_has_logged_nothing_has_a_report_without_curves(tmp_path):
-  write_report(tmp_path, [], RESULT | {"best_step": None}, {}, PARAMS, Best(), DATA)
+  write_report(tmp_path, [], RESULT | {"best_step": None}, {}, PARAMS, LAYERS, Best(), DATA)
   assert not (tmp_path / "report/learning_curves.png").exists()
   assert (tmp_path / "report/index.md").exists()
 
 
 def test_a_report_replaces_the_last_one_and_leaves_other_files(tmp_path):
   many = Report(tables={"roc": [], "my table": []}, figures={"roc": Figure(figsize=(1, 1))})
-  write_report(tmp_path, ROWS, RESULT, {"A": many}, PARAMS, Best(), DATA)
+  write_report(tmp_path, ROWS, RESULT, {"A": many}, PARAMS, LAYERS, Best(), DATA)
   others = {"mine.png", "mine.json", "notes.md"}
   for name in others:
     (tmp_path / "report" / name).touch()
-  write_report(tmp_path, [], RESULT, {"B": Report(tables={"recall": []})}, PARAMS, Best(), DATA)
+  write_report(tmp_path, [], RESULT, {"B": Report(tables={"recall": []})}, PARAMS, LAYERS, Best(), DATA)
   left = {file.name for file in (tmp_path / "report").iterdir()}
-  assert left == others | {"index.md", "parameters.json", "recall.json"}
+  assert left == others | {"index.md", "architecture.png", "parameters.json", "summary.json", "recall.json"}
 
 
 def test_the_sizes_of_text_are_symbols(tmp_path):
   text = DATA._replace(spec=Spec({}, vocabulary=("a", "β")))
-  write_report(tmp_path, [], RESULT, {}, PARAMS, Best(), text)
+  write_report(tmp_path, [], RESULT, {}, PARAMS, LAYERS, Best(), text)
   assert "| split | symbols |" in (tmp_path / "report/index.md").read_text(encoding="utf-8")
 
 
