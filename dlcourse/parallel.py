@@ -188,7 +188,7 @@ class Program(NamedTuple):
 
   `train_step` and `train_steps` (a list of K batches in one dispatch) donate the state.
   `state` holds shapes, types *and* shardings, which is what a checkpoint restores into; `devices` is how
-  many share a batch.
+  many share a batch; `task` is what was compiled.
   """
 
   init: Callable
@@ -199,6 +199,7 @@ class Program(NamedTuple):
   generate: Callable | None
   state: PyTree
   devices: int
+  task: Any
 
 
 def compile_task(task, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, mode: Mode) -> Program:
@@ -234,6 +235,7 @@ def compile_task(task, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, mo
     and jax.jit(task.generate, in_shardings=(shardings, whole, whole), out_shardings=whole),
     state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings),
     devices=mesh.size,
+    task=task,
   )
 
 

@@ -38,6 +38,20 @@ class TrainState:
   rng: jax.Array
 
 
+class Network(NamedTuple):
+  """The network inside a task, for what looks into it or exchanges its weights.
+
+  Attributes:
+    model: the Linen module.
+    variables: state -> {collection: tree}, what `model.apply` takes.
+    with_variables: (state, variables) -> the state with other weights, and nothing else changed.
+  """
+
+  model: nn.Module
+  variables: Callable
+  with_variables: Callable
+
+
 class Task(NamedTuple):
   """A way of learning, as pure functions (in the manner of `optax.GradientTransformation`).
 
@@ -47,6 +61,8 @@ class Task(NamedTuple):
     eval_step: (state, key, batch) -> metrics.
     predict: (state, key, batch) -> what a person looks at: probabilities, reconstructions.
     generate: (state, key, request) -> samples; their number is the request's leading axis.
+    network: where the task trains one network.
+    precompute: (state, data) -> data in which what training never changes has been computed once.
   """
 
   init: Callable
@@ -54,6 +70,8 @@ class Task(NamedTuple):
   eval_step: Callable
   predict: Callable
   generate: Callable | None = None
+  network: Network | None = None
+  precompute: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -127,7 +127,7 @@ def report(trained: Trained) -> dict[str, Any]:
     result["test"] |= evaluated.scalars
   if jax.process_index() == 0:
     experiment, data = trained.experiment, trained.data
-    layers = task_summary(experiment.task.build(data.spec, experiment.steps), data.spec)
+    layers = task_summary(trained.program.task, data.spec)
     write_report(trained.path, rows, result, reports, trained.state.params, layers, experiment.best, data)
     workdir.write_json(trained.path / "result.json", result)
   return result

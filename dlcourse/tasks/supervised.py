@@ -18,6 +18,7 @@ from dlcourse.data.recipe import Spec
 from dlcourse.errors import UserError
 from dlcourse.optim import Optimizer
 from dlcourse.task import (
+  Network,
   Task,
   TaskRecipe,
   TrainState,
@@ -97,9 +98,8 @@ def supervised(
 
   def outputs_of(state, batch):
     batch = prepare(None, batch)
-    variables = {"params": state.params, **state.model_state}
     carry = initial_carry(batch_size(batch))
-    _, outputs = model.apply(variables, carry, batch, False, method=call)
+    _, outputs = model.apply(variables(state), carry, batch, False, method=call)
     return outputs, batch
 
   def eval_step(state, key, batch):
@@ -110,7 +110,14 @@ def supervised(
     del key
     return readout(outputs_of(state, batch)[0])
 
-  return Task(init, train_step, eval_step, predict, generate)
+  def variables(state):
+    return {"params": state.params, **state.model_state}
+
+  def with_variables(state, variables):
+    rest = {name: tree for name, tree in variables.items() if name != "params"}
+    return state.replace(params=variables["params"], model_state=rest)
+
+  return Task(init, train_step, eval_step, predict, generate, Network(model, variables, with_variables))
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> tuple:
