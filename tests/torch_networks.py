@@ -1,5 +1,7 @@
 """Reference networks in PyTorch: the layers, order and `state_dict` names of torchvision (extra `parity`)."""
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
 
@@ -16,6 +18,23 @@ def alexnet(classes=1000):
   dense = [nn.Dropout(), nn.Linear(256 * 36, 4096), nn.ReLU()]
   dense += [nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, classes)]
   return _Flattened(layers, 6, dense)
+
+
+def alexnet_in_two_towers(classes=1000):
+  """Krizhevsky, Sutskever & Hinton, 2012: figure 2 and section 3.3, whose alpha torch divides by n."""
+  plan = [(3, 96, 11, 4, 2, 1), (96, 256, 5, 1, 2, 2), (256, 384, 3, 1, 1, 1)]
+  plan += [(384, 384, 3, 1, 1, 2), (384, 256, 3, 1, 1, 2)]
+  layers = OrderedDict()
+  for index, (inputs, outputs, size, stride, padding, groups) in zip((0, 3, 6, 8, 10), plan, strict=True):
+    layers[f"{index}"] = nn.Conv2d(inputs, outputs, size, stride, padding, groups=groups)
+    layers[f"{index} relu"] = nn.ReLU()
+    if index < 6:
+      layers[f"{index} response norm"] = nn.LocalResponseNorm(5, alpha=5 * 1e-4, beta=0.75, k=2.0)
+    if index not in (6, 8):
+      layers[f"{index} pool"] = nn.MaxPool2d(3, 2)
+  network = alexnet(classes)
+  network.features = nn.Sequential(layers)
+  return network
 
 
 def vgg(depths=(2, 2, 3, 3, 3), classes=1000):
@@ -154,3 +173,46 @@ def resnet(depth):
   """Of 18 or 50 layers."""
   depths, sizes = {18: ((2, 2, 2, 2), (3, 3)), 50: ((3, 4, 6, 3), (1, 3, 1))}[depth]
   return ResNet(depths, sizes)
+
+
+def _named(**layers):
+  return nn.Sequential(OrderedDict(layers))
+
+
+class _DenseLayer(nn.Module):
+  def __init__(self, inputs, growth):
+    super().__init__()
+    self.norm1, self.conv1 = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, 4 * growth, 1, bias=False)
+    self.norm2 = nn.BatchNorm2d(4 * growth)
+    self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+
+  def forward(self, x):
+    y = self.conv1(self.norm1(x).relu())
+    return torch.cat([x, self.conv2(self.norm2(y).relu())], 1)
+
+
+class DenseNet(nn.Module):
+  """Huang et al., 2017."""
+
+  def __init__(self, depths=(6, 12, 24, 16), growth=32, classes=1000):
+    super().__init__()
+    inputs = 2 * growth
+    layers = {"conv0": nn.Conv2d(3, inputs, 7, 2, 3, bias=False), "norm0": nn.BatchNorm2d(inputs)}
+    layers |= {"relu0": nn.ReLU(), "pool0": nn.MaxPool2d(3, 2, 1)}
+    for block, depth in enumerate(depths, 1):
+      if block > 1:
+        layers[f"transition{block - 1}"] = _named(
+          norm=nn.BatchNorm2d(inputs),
+          relu=nn.ReLU(),
+          conv=nn.Conv2d(inputs, inputs // 2, 1, bias=False),
+          pool=nn.AvgPool2d(2),
+        )
+        inputs //= 2
+      dense = {f"denselayer{i + 1}": _DenseLayer(inputs + i * growth, growth) for i in range(depth)}
+      layers[f"denseblock{block}"] = _named(**dense)
+      inputs += depth * growth
+    layers["norm5"] = nn.BatchNorm2d(inputs)
+    self.features, self.classifier = _named(**layers), nn.Linear(inputs, classes)
+
+  def forward(self, x):
+    return self.classifier(self.features(x).relu().mean((2, 3)))

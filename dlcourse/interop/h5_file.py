@@ -5,26 +5,44 @@ What is not a plain array of numbers inside the file, of about the size that the
 """
 
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 
 import h5py
 import numpy as np
 
 from dlcourse.errors import UserError, first_line
+from dlcourse.interop.whole_file import whole_file
 
 _DEEPEST = 16  # groups in groups
 _MOST_COMPRESSED = 20  # weights hardly compress at all
+_LONGEST = 200  # characters of a layer's name
+
+# Keras 3 numbers the weights of a layer; what they are follows from its class.
+_WEIGHTS = {
+  "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+  "normalization": ("mean", "variance", "count"),
+  "conv2d": ("kernel", "bias"),
+  "depthwise_conv2d": ("kernel", "bias"),
+  "dense": ("kernel", "bias"),
+}
 
 
 def read_h5(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Every array of the file: "group/…/name" -> array, in the order of the file.
+
+  In a `.weights.h5` of Keras 3, "layers/conv2d_3/vars/0" is "layers/NAME/kernel", where the file has the name
+  of the layer, and "layers/conv2d_3/kernel" where it has not.
 
   Raises:
     UserError: the file is damaged, or holds links out of it, text, objects, or more than it has room for.
   """
   try:
     with h5py.File(path, "r", locking=False) as file:
-      found = dict(_datasets(path, file, ""))
+      found: dict[str, h5py.Dataset] = {}
+      for name, dataset in _datasets(path, file, ""):
+        if found.setdefault(name, dataset) is not dataset:
+          raise UserError(f"{path}: two arrays are called {name}; layers need names of their own")
       declared, size = sum(dataset.nbytes for dataset in found.values()), path.stat().st_size
       if declared > _MOST_COMPRESSED * size:
         raise UserError(f"{path} declares {declared:,} bytes of arrays and has {size:,}; it was not read")
@@ -36,6 +54,7 @@ def read_h5(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _datasets(path: pathlib.Path, group: h5py.Group, prefix: str) -> Iterator[tuple[str, h5py.Dataset]]:
   if prefix.count("/") > _DEEPEST:
     raise UserError(f"{path}: {prefix} is deeper than {_DEEPEST} groups, or a group inside itself")
+  numbered = prefix.endswith("/vars/")
   for name in group:
     where = f"{prefix}{name}"
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
@@ -48,7 +67,21 @@ def _datasets(path: pathlib.Path, group: h5py.Group, prefix: str) -> Iterator[tu
     elif node.dtype.kind not in "fiub":
       raise UserError(f"{path}: {where} holds {node.dtype}, not numbers")
     else:
-      yield where, node
+      yield (_named(group, where) if numbered else where), node
+
+
+def _named(group: h5py.Group, where: str) -> str:
+  """ "layers/conv2d_3/vars/0" by the name of the layer and of the weight, as far as they are known."""
+  *above, kind, _, number = where.split("/")
+  weights = _WEIGHTS.get(re.sub(r"_\d+$", "", kind), ())
+  weight = weights[int(number)] if number.isdecimal() and int(number) < len(weights) else number
+  layer = kind
+  if "name" in group.attrs:
+    stored = group.attrs.get_id("name")
+    layer = group.attrs["name"] if stored.shape == () and stored.dtype.itemsize <= _LONGEST else None
+  if not isinstance(layer, str) or len(layer) > _LONGEST:
+    raise ValueError(f"the name of {where} is no short text")
+  return "/".join([*above, layer, weight])
 
 
 def keras_weights(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -61,10 +94,46 @@ def keras_weights(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """
   weights: dict[str, np.ndarray] = {}
   for where, array in arrays.items():
-    if where.startswith("optimizer_weights/"):
+    if where.startswith(("optimizer_weights/", "optimizer/")):
       continue
-    name = "/".join(where.removesuffix(":0").split("/")[-2:])
+    *groups, weight = where.removesuffix(":0").removeprefix("model_weights/").split("/")
+    half = len(groups) // 2
+    repeated = len(groups) % 2 == 0 and groups[:half] == groups[half:]  # "conv1/bn/conv1/bn/gamma"
+    name = "/".join([*(groups[half:] if repeated else groups[-1:]), weight])
     if name in weights:
       raise UserError(f"two arrays are called {name}; layers need names of their own")
     weights[name] = array
   return weights
+
+
+def write_h5(
+  path: pathlib.Path, weights: Mapping[str, np.ndarray], attributes: Mapping[str, str] | None = None
+) -> None:
+  """Writes weights as `Model.save_weights("….h5")` of Keras does, whole or not at all.
+
+  Keras reads such a file layer by layer, in their order, and only `by_name=True` by name.
+
+  Args:
+    path: of the file, which is replaced if there is one.
+    weights: "layer/weight" -> array, in the order of Keras's layers, see `keras_names.as_keras`.
+    attributes: texts about the file.
+
+  Raises:
+    UserError: a name has no layer, or the file cannot be written.
+  """
+  layers: dict[str, list[str]] = {}
+  for name in weights:
+    layer, _, weight = name.rpartition("/")
+    if not layer or not weight:
+      raise UserError(f"{name!r} is no LAYER/WEIGHT, as which Keras names weights")
+    layers.setdefault(layer, []).append(name)
+  with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    # Keras 2 would convert the weights of a file that states no version.
+    for key, text in {"keras_version": "3.0.0", **(attributes or {})}.items():
+      file.attrs[key] = text
+    file.attrs["layer_names"] = np.array([layer.encode() for layer in layers])
+    for layer, names in layers.items():
+      group = file.require_group(layer)
+      group.attrs["weight_names"] = np.array([name.encode() for name in names])
+      for name in names:
+        group.create_dataset(name, data=np.asarray(weights[name]))

@@ -1,18 +1,19 @@
-"""The weights of torchvision's networks as those of the models here: names and layouts.
+"""The weights of PyTorch's networks as those of the models here: names and layouts.
 
 Shapes: I inputs and O outputs of a layer, H x W its kernel, C x S x S the maps that a dense layer sees flat.
 """
 
 import functools
+import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
-from dlcourse.errors import UserError, unknown
-from dlcourse.interop.fill import fill, take
-from dlcourse.models.vgg import VGG
+from dlcourse.errors import UserError
+from dlcourse.interop import torch_tables
+from dlcourse.interop.fill import Naming, block_counts, fill, paths_of, take
 
 _LEAVES = {
   "kernel": "weight",
@@ -24,90 +25,28 @@ _LEAVES = {
 _NOT_NEEDED = r"aux\d\..*|.*\.num_batches_tracked"  # torchvision's files of GoogLeNet hold both
 
 
-class _Family(NamedTuple):
-  """What the layers of a family are called in torchvision.
-
-  Attributes:
-    layers: pattern of a layer's path here -> its name there, as `re.sub` replaces it; `norm` becomes `bn`.
-    sides: pattern of a dense layer on flattened maps -> S.
-  """
-
-  layers: Mapping[str, str | Callable[[re.Match], str]]
-  sides: Mapping[str, int] = {}
-
-
-def _vgg(depths: tuple[int, ...]) -> _Family:
-  """torchvision counts convolutions, activations and poolings through all stages."""
-  layers, index = {"fc6": "classifier.0", "fc7": "classifier.3", "output": "classifier.6"}, 0
-  for stage, depth in enumerate(depths, 1):
-    for i in range(1, depth + 1):
-      layers[f"conv{stage}_{i}"] = f"features.{index}"
-      index += 2  # with its activation
-    index += 1  # the pooling
-  return _Family(layers, {"fc6": 7})
-
-
-_FAMILIES = {
-  "alexnet": _Family(
-    {
-      "conv1": "features.0",
-      "conv2": "features.3",
-      "conv3": "features.6",
-      "conv4": "features.8",
-      "conv5": "features.10",
-      "fc6": "classifier.1",
-      "fc7": "classifier.4",
-      "output": "classifier.6",
-    },
-    {"fc6": 6},
-  ),
-  **{f"vgg{depth}": _vgg(model.depths) for depth, model in VGG.items()},
-  "googlenet": _Family(
-    {
-      r"conv1/(\w+)": r"conv1.\1",
-      r"conv2_reduce/(\w+)": r"conv2.\1",
-      r"conv2/(\w+)": r"conv3.\1",
-      r"inception_(..)/1x1/(\w+)": r"inception\1.branch1.\2",
-      r"inception_(..)/3x3_reduce/(\w+)": r"inception\1.branch2.0.\2",
-      r"inception_(..)/3x3/(\w+)": r"inception\1.branch2.1.\2",
-      r"inception_(..)/5x5_reduce/(\w+)": r"inception\1.branch3.0.\2",
-      r"inception_(..)/5x5/(\w+)": r"inception\1.branch3.1.\2",
-      r"inception_(..)/pool_proj/(\w+)": r"inception\1.branch4.1.\2",
-      r"(aux\d)/conv/(\w+)": r"\1.conv.\2",
-      r"(aux\d)/fc": r"\1.fc1",
-      r"(aux\d)/output": r"\1.fc2",
-      "output": "fc",
-    },
-    {r"aux\d/fc": 4},
-  ),
-  "resnet": _Family(
-    {
-      "conv1|norm1": r"\g<0>",
-      r"conv(\d)_(\d+)/(conv\d|norm\d)": lambda m: f"layer{int(m[1]) - 1}.{int(m[2]) - 1}.{m[3]}",
-      r"conv(\d)_(\d+)/project": lambda m: f"layer{int(m[1]) - 1}.{int(m[2]) - 1}.downsample.0",
-      r"conv(\d)_(\d+)/norm_project": lambda m: f"layer{int(m[1]) - 1}.{int(m[2]) - 1}.downsample.1",
-      "output": "fc",
-    }
-  ),
-}
-
-
-def torch_name(family: str, path: str) -> str:
-  """The key of a torchvision `state_dict` for an array of a model here.
+def torch_name(family: str, path: str, counts: tuple[int, ...] = ()) -> str:
+  """The key of a `state_dict` for an array of a model here.
 
   Args:
-    family: alexnet, vgg11, vgg13, vgg16, vgg19, googlenet or resnet.
+    family: of torchvision alexnet, vgg, googlenet, resnet, densenet, mobilenet_v2 or
+      efficientnet_torchvision; of timm efficientnet, which has MobileNetV2 too; efficientnet_pytorch.
     path: within its collection: "conv2_1/conv1/kernel".
+    counts: blocks of each stage, for families that count through all of them, see `fill.block_counts`.
 
   Raises:
-    UserError: the family is unknown, or torchvision's networks of it have no such array.
+    UserError: the family is unknown, or its networks have no such array.
   """
+  return _name(torch_tables.family(family, counts), family, path)
+
+
+def _name(known: torch_tables.Family, family: str, path: str) -> str:
   layer, _, leaf = path.rpartition("/")
-  for pattern, replacement in _family(family).layers.items():
+  for pattern, replacement in known.layers.items():
     if re.fullmatch(pattern, layer) and leaf in _LEAVES:
-      name = re.sub(pattern, replacement, layer).replace("norm", "bn")
+      name = re.sub(pattern, replacement, layer).replace("norm", known.norm)
       return f"{name}.{_LEAVES[leaf]}"
-  raise UserError(f"torchvision's {family} has nothing that could be {path!r}")
+  raise UserError(f"{known.library}'s {family} has nothing that could be {path!r}")
 
 
 def to_flax(array: np.ndarray, side: int | None = None) -> np.ndarray:
@@ -117,7 +56,7 @@ def to_flax(array: np.ndarray, side: int | None = None) -> np.ndarray:
     array: weights, biases or statistics.
     side: S, where a dense layer sees flattened maps: torch has them as C, S, S and Flax as S, S, C.
   """
-  if array.ndim == 2 and side:
+  if array.ndim == 2 and side and array.shape[1] % side**2 == 0:  # else it is of another network
     outputs, inputs = array.shape
     maps = array.reshape(outputs, inputs // side**2, side, side)
     return maps.transpose(2, 3, 1, 0).reshape(inputs, outputs)
@@ -137,39 +76,68 @@ def to_torch(array: np.ndarray, side: int | None = None) -> np.ndarray:
   return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
 
 
-def from_torch(family: str, variables: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
-  """The variables of a model, with the weights of a torchvision `state_dict`.
+def torch_naming(family: str, variables: Mapping[str, Any]) -> Naming:
+  """Names and layouts of a model's arrays in PyTorch.
+
+  Args:
+    family: see `torch_name`.
+    variables: of the model, or their shapes alone: {collection: tree}.
+
+  Raises:
+    UserError: the family is unknown, or its networks have not all of these arrays.
+  """
+  known = torch_tables.family(family, block_counts(variables))
+  sides = _sides(known, variables)
+  return Naming(
+    label=f"{known.library}'s {family}",
+    names={path: _name(known, family, path.partition("/")[2]) for path in paths_of(variables)},
+    to_flax=lambda path, x: to_flax(x, sides.get(path)),
+    to_other=lambda path, x: to_torch(x, sides.get(path)),
+    spare=_NOT_NEEDED,
+    renamed=functools.partial(_renamed, known.renamed),
+  )
+
+
+def from_torch(
+  family: str,
+  variables: Mapping[str, Any],
+  state: Mapping[str, Any],
+  strict: bool = True,
+  without: Collection[str] = (),
+) -> dict[str, Any]:
+  """The variables of a model, with the weights of a `state_dict`.
 
   Args:
     family: see `torch_name`.
     variables: of the model, or their shapes alone: {collection: tree}.
     state: key -> array.
+    strict: see `fill.fill`.
+    without: see `fill.fill`.
 
   Raises:
     UserError: arrays are missing, left over, or of another shape.
   """
-  sides = functools.partial(_side, family)
-  return fill(
-    variables,
-    state,
-    functools.partial(torch_name, family),
-    lambda path, x: to_flax(x, sides(path)),
-    _NOT_NEEDED,
-  )
+  return fill(variables, state, torch_naming(family, variables), strict, without)
 
 
 def as_torch(family: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """A torchvision `state_dict` of a model's variables: the inverse of `from_torch`."""
-  sides = functools.partial(_side, family)
-  return take(variables, functools.partial(torch_name, family), lambda path, x: to_torch(x, sides(path)))
+  """A `state_dict` of a model's variables: the inverse of `from_torch`."""
+  return take(variables, torch_naming(family, variables))
 
 
-def _side(family: str, path: str) -> int | None:
-  layer = path.rpartition("/")[0]
-  return next((side for pattern, side in _family(family).sides.items() if re.fullmatch(pattern, layer)), None)
+def _sides(known: torch_tables.Family, variables: Mapping[str, Any]) -> dict[str, int]:
+  """S by the path of each kernel of a dense layer that sees flattened maps."""
+  paths, sides = paths_of(variables), {}
+  for path, leaf in paths.items():
+    layer = path.partition("/")[2].removesuffix("/kernel")
+    for pattern, source in known.flat.items():
+      if re.fullmatch(pattern, layer):
+        maps = paths[f"params/{re.sub(pattern, source, layer)}/kernel"].shape[-1]
+        sides[path] = math.isqrt(leaf.shape[0] // maps)
+  return sides
 
 
-def _family(name: str) -> _Family:
-  if name not in _FAMILIES:
-    raise unknown("family of torchvision's networks", name, _FAMILIES)
-  return _FAMILIES[name]
+def _renamed(rules: Mapping[str, str], name: str) -> str:
+  for pattern, replacement in rules.items():
+    name = re.sub(pattern, replacement, name)
+  return name

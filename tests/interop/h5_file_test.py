@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dlcourse.errors import UserError
-from dlcourse.interop.h5_file import keras_weights, read_h5
+from dlcourse.interop.h5_file import keras_weights, read_h5, write_h5
 
 
 def write(path, build):
@@ -82,3 +82,73 @@ def test_a_damaged_file_is_one_line(tmp_path, content):
   path.write_bytes(whole[: len(whole) // 2] if content is None else content)
   with pytest.raises(UserError, match="cannot be read as HDF5"):
     read_h5(path)
+
+
+def test_what_is_written_is_read_with_its_order_and_its_texts(tmp_path):
+  weights = {
+    "z/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "z/bias": np.zeros(3, np.float16),
+    "a/b/gamma": np.ones(2),
+    "a/count": np.int32(7),
+  }
+  write_h5(tmp_path / "w.h5", weights, {"model": "café"})
+  read = keras_weights(read_h5(tmp_path / "w.h5"))
+  assert set(read) == set(weights)
+  for name, array in weights.items():
+    assert read[name].dtype == array.dtype
+    np.testing.assert_array_equal(read[name], array)
+  with h5py.File(tmp_path / "w.h5") as file:
+    assert file.attrs["model"] == "café"
+    assert list(file.attrs["layer_names"]) == [b"z", b"a/b", b"a"]
+    assert list(file["z"].attrs["weight_names"]) == [b"z/kernel", b"z/bias"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+  path = tmp_path / "w.h5"
+  write_h5(path, {"a/kernel": np.ones(2)})
+  with pytest.raises(UserError, match="cannot be written"):
+    write_h5(path, {"a/kernel": np.array([object()])})
+  with pytest.raises(UserError, match="'kernel' is no LAYER/WEIGHT"):
+    write_h5(path, {"kernel": np.ones(2)})
+  np.testing.assert_array_equal(keras_weights(read_h5(path))["a/kernel"], [1, 1])
+  with pytest.raises(UserError, match="cannot be written"):
+    write_h5(tmp_path / "gone" / "w.h5", {"a/kernel": np.ones(2)})
+  assert [file.name for file in tmp_path.iterdir()] == ["w.h5"]
+
+
+def test_a_layer_whose_name_has_a_slash_keeps_it():
+  arrays = {"conv1/bn/conv1/bn/gamma:0": np.ones(2), "bn/bn/gamma:0": np.zeros(2), "base/C1/kernel": np.ones(1)}
+  assert set(keras_weights(arrays)) == {"conv1/bn/gamma", "bn/gamma", "C1/kernel"}
+
+
+def test_two_arrays_of_one_name_are_refused():
+  with pytest.raises(UserError, match="two arrays are called C1/kernel"):
+    keras_weights({"a/C1/kernel": np.ones(1), "b/C1/kernel": np.ones(1)})
+
+
+def numbered(file, name, layer="dense_1"):
+  group = file.create_group(f"layers/{layer}/vars")
+  group.attrs["name"] = name
+  group.create_dataset("1", data=np.ones(3))
+  group.create_dataset("2", data=np.ones(3))
+
+
+def test_numbered_weights_are_named_by_layer_and_class(tmp_path):
+  path = write(tmp_path / "w.weights.h5", lambda file: numbered(file, "predictions"))
+  assert set(keras_weights(read_h5(path))) == {"predictions/bias", "predictions/2"}
+
+
+@pytest.mark.parametrize("name", [7, "x" * 10_000, np.zeros(4), np.bytes_(b"y" * 999)])
+def test_a_name_that_is_none_is_one_line(tmp_path, name):
+  path = write(tmp_path / "w.weights.h5", lambda file: numbered(file, name))
+  with pytest.raises(UserError, match="is no short text"):
+    read_h5(path)
+
+
+def test_two_layers_of_one_name_are_refused(tmp_path):
+  def build(file):
+    numbered(file, "mine")
+    numbered(file, "mine", "dense_2")
+
+  with pytest.raises(UserError, match="two arrays are called layers/mine/bias"):
+    read_h5(write(tmp_path / "w.weights.h5", build))

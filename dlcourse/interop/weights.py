@@ -1,0 +1,149 @@
+"""Weights from any file into any model here, and out again: the one door to this package.
+
+A file is read by what is in it, whatever it is called; whose names it has is found by trying all that are known
+for the class of the model.
+"""
+
+import contextlib
+import pathlib
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
+
+import flax.linen as nn
+import numpy as np
+from absl import logging
+
+from dlcourse.errors import UserError
+from dlcourse.interop.fill import Naming, fill, paths_of, take
+from dlcourse.interop.h5_file import keras_weights, read_h5
+from dlcourse.interop.keras_names import as_keras, keras_naming
+from dlcourse.interop.safetensors_file import read_safetensors
+from dlcourse.interop.torch_file import read_torch
+from dlcourse.interop.torch_names import as_torch, torch_naming
+from dlcourse.models.alexnet import AlexNet
+from dlcourse.models.densenet import DenseNet
+from dlcourse.models.efficientnet import EfficientNet
+from dlcourse.models.googlenet import GoogLeNet
+from dlcourse.models.mobilenet_v2 import MobileNetV2
+from dlcourse.models.resnet import ResNet
+from dlcourse.models.vgg import VGGNet
+
+Style = Literal["flat", "keras", "torch"]
+
+# Class of a model -> its families in Keras and in PyTorch.
+_FAMILIES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
+  AlexNet: ("alexnet", ("alexnet",)),
+  VGGNet: ("vgg", ("vgg",)),
+  GoogLeNet: ("googlenet", ("googlenet",)),
+  ResNet: ("resnet", ("resnet",)),
+  DenseNet: ("densenet", ("densenet",)),
+  MobileNetV2: ("mobilenet_v2", ("mobilenet_v2", "efficientnet")),  # timm has both of one kind
+  EfficientNet: ("efficientnet", ("efficientnet", "efficientnet_pytorch", "efficientnet_torchvision")),
+}
+_ACCEPTED = "Keras's .h5 and .weights.h5, PyTorch's state_dict and .safetensors are read"
+
+
+def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The arrays of a weight file by the names that they have there; its kind is known by its content.
+
+  Raises:
+    UserError: it is of no kind that is read, is damaged, or holds something else than arrays.
+  """
+  try:
+    with open(path, "rb") as file:
+      start = file.read(16)
+  except OSError as error:
+    raise UserError(f"{path} cannot be read: {error.strerror}") from error
+  if start.startswith(b"\x89HDF\r\n\x1a\n"):
+    return keras_weights(read_h5(path))
+  # A pickle of any protocol since 2, or a zip file.
+  if start.startswith(b"\x80") or (start.startswith(b"PK") and not _is_other_zip(path)):
+    return read_torch(path)
+  if start[8:9] == b"{":
+    return read_safetensors(path)[0]
+  raise UserError(f"{path} is no weight file that is known: {_ACCEPTED}")
+
+
+def fill_model(
+  model: nn.Module,
+  variables: Mapping[str, Any],
+  arrays: Mapping[str, np.ndarray],
+  source: str,
+  strict: bool = True,
+  without: Collection[str] = (),
+) -> dict[str, Any]:
+  """The variables of a model, with the arrays of a file.
+
+  Args:
+    model: any; the names of other frameworks are known for the classic networks.
+    variables: of the model, or their shapes alone if all are filled: {collection: tree}.
+    arrays: as `read_weights` returns them, or as `weights_of` does.
+    source: where they come from, for messages.
+    strict: whether everything has to fit; else what does not is left as it is, with a warning.
+    without: layers of the model, such as "output", that stay as they are, whatever the file has for them.
+
+  Raises:
+    UserError: the names are nobody's, or arrays are missing, left over, or of another shape.
+  """
+  namings = _namings(model, variables)
+  best = max(namings, key=lambda naming: _known(naming, arrays))
+  if not _known(best, arrays):
+    example = f" {next(iter(arrays))!r}" if arrays else ""
+    labels = ", ".join(naming.label for naming in namings)
+    raise UserError(f"{source} has no name{example} that is one of this model's in {labels}")
+  logging.info("%s has the names of %s", source, best.label)
+  return fill(variables, arrays, best, strict, without, source)
+
+
+def weights_of(model: nn.Module, variables: Mapping[str, Any], style: Style = "flat") -> dict[str, np.ndarray]:
+  """The arrays of a model by name, to be written to a file: the inverse of `fill_model`.
+
+  Args:
+    model: any for the style "flat", else one of the classic networks.
+    variables: of the model.
+    style: flat: the names here, "params/conv1/kernel"; keras: for `h5_file.write_h5`; torch: of torchvision,
+      and of timm for EfficientNet.
+
+  Raises:
+    UserError: nobody else has such a network.
+  """
+  if style == "flat":
+    return take(variables, _flat(variables))
+  if type(model) not in _FAMILIES:
+    names = ", ".join(kind.__name__ for kind in _FAMILIES)
+    raise UserError(f"only {names} have names in other frameworks; {type(model).__name__} has not")
+  keras, torch = _FAMILIES[type(model)]
+  if style == "keras":
+    return as_keras(keras, variables)
+  return as_torch(torch[0], variables)
+
+
+def _is_other_zip(path: pathlib.Path) -> bool:
+  """Whether a zip file is whole and none of PyTorch's, such as Keras's `.keras`."""
+  try:
+    with zipfile.ZipFile(path) as file:
+      return not any(name.endswith("/data.pkl") for name in file.namelist())
+  except Exception:  # a file made by somebody else, or cut off: `read_torch` says so
+    return False
+
+
+def _flat(variables: Mapping[str, Any]) -> Naming:
+  return Naming("this project", {path: path for path in paths_of(variables)})
+
+
+def _namings(model: nn.Module, variables: Mapping[str, Any]) -> list[Naming]:
+  """All that may be meant by the names of a file for this model."""
+  keras, torch = _FAMILIES.get(type(model), (None, ()))
+  families: list[tuple[Callable, str]] = [(torch_naming, family) for family in torch]
+  families += [(keras_naming, keras)] if keras else []
+  namings = [_flat(variables)]
+  for build, family in families:
+    with contextlib.suppress(UserError):  # a variant that they have not, such as one with group norm
+      namings.append(build(family, variables))
+  return namings
+
+
+def _known(naming: Naming, arrays: Mapping[str, np.ndarray]) -> int:
+  names = set(naming.names.values())
+  return sum(naming.renamed(name) in names for name in arrays)
