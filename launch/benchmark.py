@@ -26,6 +26,7 @@ import tempfile
 import time
 from typing import Any
 
+import numpy as np
 import peers
 
 from dlcourse import platform
@@ -45,7 +46,9 @@ EXPERIMENTS = {
 
 def ours(name: str) -> peers.Step:
   """This project's training step of a slice, the making of its batch included; see `peers.step`."""
-  return _layer(name) if name not in EXPERIMENTS else _experiment(*EXPERIMENTS[name])
+  if name in EXPERIMENTS:
+    return _experiment(*EXPERIMENTS[name])
+  return _classifier(name) if name in ("resnet18", "mobilenet_v2") else _layer(name)
 
 
 def _experiment(name: str, overrides: tuple[str, ...]) -> peers.Step:
@@ -65,6 +68,33 @@ def _experiment(name: str, overrides: tuple[str, ...]) -> peers.Step:
     state, metrics = program.train_step(state, data.batch(0, count))
     jax.block_until_ready((state, metrics))
     count += 1
+
+  return step
+
+
+def _classifier(name: str) -> peers.Step:
+  """A network at the size of its peers, trained as `Classify` trains it."""
+  import jax
+
+  from dlcourse.data.recipe import Spec
+  from dlcourse.models.mobilenet_v2 import MOBILENET_V2
+  from dlcourse.models.resnet import RESNET
+  from dlcourse.optim import Sgd
+  from dlcourse.parallel import compile_task, make_mesh
+  from dlcourse.tasks.supervised import Classify
+
+  images, labels = peers.batch(name)
+  batch = {"image": images, "label": labels, "mask": np.ones(len(labels), np.float32)}
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+  model, classes = (RESNET[18].clone(stem="small"), 10) if name == "resnet18" else (MOBILENET_V2, 1000)
+  task = Classify(model, Sgd(learning_rate=0.01, momentum=0.9)).build(Spec(shapes, ("",) * classes), 1_000_000)
+  program = compile_task(task, shapes, make_mesh(), "jit")
+  state = program.init(jax.random.key(0))
+
+  def step() -> None:
+    nonlocal state
+    state, metrics = program.train_step(state, batch)
+    jax.block_until_ready((state, metrics))
 
   return step
 

@@ -19,7 +19,7 @@ import numpy as np
 Step = Callable[[], None]
 
 FRAMEWORKS = ("torch", "keras")
-SLICES = ("lenet5", "lstm", "gru", "char_lstm", "dcgan", "vae")
+SLICES = ("lenet5", "resnet18", "mobilenet_v2", "lstm", "gru", "char_lstm", "dcgan", "vae")
 
 HIDDEN = 128  # units of `lstm` and `gru`
 SYMBOLS, EMBEDDING, CHAR_HIDDEN = 84, 64, 256  # `char_lstm`
@@ -48,7 +48,8 @@ def batch(name: str) -> tuple[np.ndarray, ...]:
   """The fixed random batch of a slice.
 
   Returns:
-    lenet5: images [128, 32, 32, 1], labels [128]; lstm, gru: inputs and targets [64, 128, 64];
+    lenet5: images [128, 32, 32, 1], labels [128]; resnet18: [32, 32, 32, 3], [32]; mobilenet_v2:
+    [8, 224, 224, 3], [8]; lstm, gru: inputs and targets [64, 128, 64];
     char_lstm: symbols and the symbols that follow [32, 128]; dcgan: images [64, 32, 32, 1] in
     [-1, 1]; vae: binary images [128, 784]. Floats are float32, integers int32.
   """
@@ -56,6 +57,10 @@ def batch(name: str) -> tuple[np.ndarray, ...]:
   normal = partial(rng.standard_normal, dtype=np.float32)
   if name == "lenet5":
     return normal((128, 32, 32, 1)), rng.integers(10, size=128, dtype=np.int32)
+  if name == "resnet18":
+    return normal((32, 32, 32, 3)), rng.integers(10, size=32, dtype=np.int32)
+  if name == "mobilenet_v2":
+    return normal((8, 224, 224, 3)), rng.integers(1000, size=8, dtype=np.int32)
   if name == "char_lstm":
     text = rng.integers(SYMBOLS, size=(32, 129), dtype=np.int32)
     return text[:, :-1], text[:, 1:]
@@ -90,6 +95,12 @@ def flops(name: str) -> int:
     first = 784 * VAE_HIDDEN
     rest = VAE_HIDDEN * 2 * CODE + CODE * VAE_HIDDEN + VAE_HIDDEN * 784
     return 2 * 128 * (2 * first + 3 * rest)
+  if name == "resnet18":
+    first, stage = 32 * 32 * 27 * 64, 16 * 16 * 9 * 128**2  # every stage has as many
+    rest = 4 * 32 * 32 * 9 * 64**2 + 3 * (stage // 2 + 3 * stage + stage // 18) + 512 * 10
+    return 2 * 32 * (2 * first + 3 * rest)
+  if name == "mobilenet_v2":
+    return 2 * 8 * (3 * 300_774_272 - 112 * 112 * 27 * 32)  # as `dlcourse.models.summary` counts it
   first = 28 * 28 * 25 * 6
   rest = 10 * 10 * 25 * 6 * 16 + 25 * 16 * 120 + 120 * 84 + 84 * 10
   return 2 * 128 * (2 * first + 3 * rest)

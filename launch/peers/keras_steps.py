@@ -90,8 +90,35 @@ def _keras_lenet5(images: np.ndarray, labels: np.ndarray) -> Step:
     keras.layers.Conv2D(120, 5, activation="tanh"), keras.layers.Flatten(),
     keras.layers.Dense(84, activation="tanh"), keras.layers.Dense(10),
   ])  # fmt: skip
-  optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+  return _keras_classifier(model, images, labels)
+
+
+def _keras_classifier(model: Any, images: np.ndarray, labels: np.ndarray) -> Step:
+  optimizer = _keras().optimizers.SGD(0.01, momentum=0.9)
   return _keras_step(model, optimizer, _keras_cross_entropy, images, labels)
+
+
+def _keras_resnet18(images: np.ndarray, labels: np.ndarray) -> Step:
+  keras = _keras()
+  layers = keras.layers
+
+  def normed(x: Any, filters: int, size: int, stride: int = 1) -> Any:
+    return layers.BatchNormalization()(layers.Conv2D(filters, size, stride, "same", use_bias=False)(x))
+
+  inputs = keras.Input((32, 32, 3))
+  x = layers.ReLU()(normed(inputs, 64, 3))
+  for stage in range(4):
+    for block in range(2):
+      filters, stride = 64 * 2**stage, 2 if stage and not block else 1
+      y = normed(layers.ReLU()(normed(x, filters, 3, stride)), filters, 3)
+      x = layers.ReLU()(layers.Add()([y, normed(x, filters, 1, stride) if stride > 1 else x]))
+  outputs = layers.Dense(10)(layers.GlobalAveragePooling2D()(x))
+  return _keras_classifier(keras.Model(inputs, outputs), images, labels)
+
+
+def _keras_mobilenet_v2(images: np.ndarray, labels: np.ndarray) -> Step:
+  model = _keras().applications.MobileNetV2(weights=None, classifier_activation=None)
+  return _keras_classifier(model, images, labels)
 
 
 def _keras_recurrent(layer: str, inputs: np.ndarray, targets: np.ndarray) -> Step:
@@ -227,6 +254,8 @@ def _negative_elbo(x: Any, logits: Any, mean: Any, log_var: Any) -> Any:
 
 BUILDERS = {
   "lenet5": _keras_lenet5,
+  "resnet18": _keras_resnet18,
+  "mobilenet_v2": _keras_mobilenet_v2,
   "lstm": partial(_keras_recurrent, "LSTM"),
   "gru": partial(_keras_recurrent, "GRU"),
   "char_lstm": _keras_char_lstm,

@@ -1,5 +1,10 @@
-"""The slices in PyTorch, eager. Images are [batch, channels, height, width], its default."""
+"""The slices in PyTorch, eager. Images are [batch, channels, height, width], its default.
 
+The large networks are those that the parity tests compare with.
+"""
+
+import pathlib
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -7,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from peers import BASE, CHAR_HIDDEN, CODE, EMBEDDING, HIDDEN, LATENT, SYMBOLS, VAE_HIDDEN, Step
+
+sys.path.append(str(pathlib.Path(__file__).parents[2] / "tests"))
 
 
 def _torch_step(optimizer: Any, loss: Callable[[], Any]) -> Step:
@@ -43,9 +50,35 @@ def _torch_lenet5(images: np.ndarray, labels: np.ndarray) -> Step:
     nn.Conv2d(16, 120, 5), nn.Tanh(), nn.Flatten(),
     nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, 10),
   )  # fmt: skip
+  return _torch_classifier(net, images, labels)
+
+
+def _torch_classifier(net: Any, images: np.ndarray, labels: np.ndarray) -> Step:
+  import torch
+
   x, y = _torch_images(images), torch.tensor(labels).long()
   optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
-  return _torch_step(optimizer, lambda: nn.functional.cross_entropy(net(x), y))
+  return _torch_step(optimizer, lambda: torch.nn.functional.cross_entropy(net(x), y))
+
+
+def _torch_resnet18(images: np.ndarray, labels: np.ndarray) -> Step:
+  from torch import nn
+  from torch_networks import ResNet
+
+  class Small(ResNet):
+    def forward(self, x: Any) -> Any:
+      x = self.bn1(self.conv1(x)).relu()
+      return self.fc(self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3)))
+
+  net = Small((2, 2, 2, 2), (3, 3), classes=10)
+  net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+  return _torch_classifier(net, images, labels)
+
+
+def _torch_mobilenet_v2(images: np.ndarray, labels: np.ndarray) -> Step:
+  from torch_mobile_networks import mobilenet_v2
+
+  return _torch_classifier(mobilenet_v2(), images, labels)
 
 
 def _torch_recurrent(layer: str, inputs: np.ndarray, targets: np.ndarray) -> Step:
@@ -137,6 +170,8 @@ def _torch_vae(images: np.ndarray) -> Step:
 
 BUILDERS = {
   "lenet5": _torch_lenet5,
+  "resnet18": _torch_resnet18,
+  "mobilenet_v2": _torch_mobilenet_v2,
   "lstm": partial(_torch_recurrent, "LSTM"),
   "gru": partial(_torch_recurrent, "GRU"),
   "char_lstm": _torch_char_lstm,
