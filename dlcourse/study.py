@@ -12,13 +12,14 @@ from dlcourse.errors import UserError
 from dlcourse.evaluators import Report
 from dlcourse.experiment import Experiment, Options, Run, Study, load
 from dlcourse.parallel import make_mesh
+from dlcourse.report.figures import line_figure
 from dlcourse.report.write import markdown, save
 from dlcourse.train import train
 from dlcourse.trained import open_trained, report
 from dlcourse.workdir import RECORD, check_same, new_record, read_json, read_record, write_json
 
 _DEFAULT = Options()
-_READ = ("test", "seconds", "devices", "commit")  # of a result
+_READ = ("train", "test", "seconds", "devices", "commit")  # of a result
 
 
 def run_study(
@@ -92,6 +93,43 @@ def interval(values: Sequence[float]) -> float:
   if len(values) < 2:
     return float("nan")
   return float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+
+
+def along(xlabel: str, split: str, metric: str) -> Callable[[Sequence[tuple[Run, Mapping[str, Any]]]], Report]:
+  """A `Study.summarise`: a metric along a number, a line and a row for each kind of run.
+
+  Labels of the runs are "KIND X", such as "plain 20"; runs of one label are repetitions.
+
+  Args:
+    xlabel: what X is.
+    split: "train" (the last logged means of training) or "test".
+    metric: its name.
+  """
+
+  def summarise(results: Sequence[tuple[Run, Mapping[str, Any]]]) -> Report:
+    lines: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run, result in results:
+      kind, _, x = run.label.rpartition(" ")
+      value = result[split].get(metric)
+      lines[kind][float(x)].append(float("nan") if value is None else value)
+    rows = [
+      {"run": kind, **{f"{x:g}": float(np.mean(values)) for x, values in points.items()}}
+      for kind, points in lines.items()
+    ]
+    figure = line_figure(lines, xlabel, f"{metric} ({split})")
+    return Report(tables={f"{split} {metric}": rows}, figures={f"{split}_{metric}": figure})
+
+  return summarise
+
+
+def together(*parts: Callable) -> Callable[[Sequence[tuple[Run, Mapping[str, Any]]]], Report]:
+  """A `Study.summarise` that says what several say."""
+
+  def summarise(results: Sequence[tuple[Run, Mapping[str, Any]]]) -> Report:
+    reports = [part(results) for part in parts]
+    return Report(*({k: v for report in reports for k, v in report[field].items()} for field in range(3)))
+
+  return summarise
 
 
 def mean_by_label(*metrics: str) -> Callable[[Sequence[tuple[Run, Mapping[str, Any]]]], Report]:

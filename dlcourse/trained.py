@@ -100,6 +100,11 @@ def sample(trained: Trained, request: Request, seed: int = 0) -> list[pathlib.Pa
   return save_samples(outputs, spec, trained.path / "samples")
 
 
+def _values(row: Mapping[str, Any]) -> dict[str, float]:
+  """The metrics of a line of `metrics.jsonl`."""
+  return {name: value for name, value in row.items() if name not in ("step", "split", "seconds")}
+
+
 def report(trained: Trained) -> dict[str, Any]:
   """Writes `report/` (curves, layers, evaluators) and `result.json`, which it returns."""
   test = measure(trained.program, trained.state, trained.data, "test")
@@ -114,6 +119,7 @@ def report(trained: Trained) -> dict[str, Any]:
     "commit": trained.record.get("commit"),
     "devices": trained.record["devices"],
     "versions": trained.record["versions"],
+    "train": next((_values(row) for row in reversed(rows) if row["split"] == "train"), {}),
     "test": test,
   }
   key = jax.random.key(0)

@@ -9,7 +9,7 @@ import pytest
 from dlcourse import study as study_module
 from dlcourse.errors import UserError
 from dlcourse.experiment import Run, Study
-from dlcourse.study import folders, interval, mean_by_label, run_study
+from dlcourse.study import along, folders, interval, mean_by_label, run_study, together
 
 TINY = (
   "--data.source=digits",
@@ -23,6 +23,7 @@ TINY = (
 
 def result(accuracy):
   return {
+    "train": {"loss": 1 - accuracy},
     "test": {"accuracy": accuracy},
     "seconds": 60.0,
     "commit": "abc",
@@ -42,6 +43,20 @@ def test_mean_by_label_groups_runs():
   assert [(row["run"], row["n"]) for row in rows] == [("a", 2), ("b", 1)]
   np.testing.assert_allclose([row["accuracy"] for row in rows], [0.6, 0.1])
   assert rows[0]["minutes each"] == 1.0
+
+
+def test_a_metric_along_a_number_has_a_line_for_each_kind():
+  labels = [("plain 8", 0.5), ("plain 20", 0.6), ("residual 20", 0.9), ("plain 8", 0.7)]
+  runs = [(Run(label, "x"), result(value)) for label, value in labels]
+  report = together(along("layers", "train", "loss"), mean_by_label("accuracy"))(runs)
+  plain, residual = report.tables["train loss"]
+  assert plain["8"] == pytest.approx(0.4)
+  assert plain["20"] == pytest.approx(0.4)
+  assert residual == {"run": "residual", "20": pytest.approx(0.1)}
+  assert "summary" in report.tables
+  (axes,) = report.figures["train_loss"].axes
+  assert [text.get_text() for text in axes.get_legend().get_texts()] == ["plain", "residual"]
+  assert axes.get_xlabel() == "layers"
 
 
 def test_every_run_has_its_own_folder():

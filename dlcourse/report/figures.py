@@ -51,6 +51,28 @@ def learning_curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], b
   return figure
 
 
+def line_figure(lines: Mapping[str, Mapping[float, Sequence[float]]], xlabel: str, ylabel: str) -> Figure:
+  """One line a name through the means at each x, with every single value as a dot.
+
+  Args:
+    lines: name -> {x: values}.
+    xlabel: of the axis.
+    ylabel: of the axis.
+  """
+  figure = _figure(5.5, 4.0)
+  axes = figure.subplots()
+  for name, points in lines.items():
+    at = sorted(points)
+    (line,) = axes.plot(at, [np.mean(points[x]) for x in at], label=shortened(name, LONG_NAME), linewidth=1.4)
+    dots = [(x, value) for x in at for value in points[x]]
+    axes.plot(*zip(*dots, strict=True), "o", color=line.get_color(), markersize=4)
+  axes.set(xlabel=xlabel, ylabel=ylabel)
+  axes.set_xticks(sorted({x for points in lines.values() for x in points}))
+  axes.grid(alpha=0.3)
+  axes.legend(frameon=False)
+  return figure
+
+
 def shortened(name: str, length: int) -> str:
   """A name that takes at most this many symbols, none of which matplotlib reads as mathematics or as hidden."""
   name = name if len(name) <= length else f"{name[: length - 1]}…"
