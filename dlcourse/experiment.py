@@ -60,6 +60,9 @@ class Experiment:
   """What learns, and how."""
   steps: int
   """Updates of the parameters."""
+  init_from: str | None = None
+  """What its network begins with: a workdir, a weight file, pip:NAME, or an experiment, which is trained first
+  in the folder `init` of the workdir, on the same --data; None: random numbers."""
   evaluators: tuple[Evaluator, ...] = ()
   """What is measured and drawn after training, on the test split."""
   best: Best = Best()

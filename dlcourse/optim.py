@@ -25,8 +25,12 @@ class Optimizer:
 
   learning_rate: float = 1e-3
   """Peak learning rate."""
-  schedule: Literal["constant", "cosine", "linear"] = "constant"
-  """How the rate falls from its peak to 0 at the last step."""
+  schedule: Literal["constant", "cosine", "linear", "steps"] = "constant"
+  """How the rate falls from its peak: to 0 at the last step, or by a factor at regular steps."""
+  decay_every: int | None = None
+  """With the schedule `steps`: after every so many steps the rate is multiplied by `decay_factor`."""
+  decay_factor: float = 0.1
+  """With the schedule `steps`: what is left of the rate."""
   warmup_steps: int = 0
   """Steps over which the rate rises linearly from 0 to its peak."""
   clip_norm: float | None = None
@@ -36,6 +40,12 @@ class Optimizer:
     """Refuses a rate, a warm-up or a norm that cannot be."""
     check_between(0, 1e38, _flags(self, "learning_rate"))  # what float32 holds
     check_at_least(0, _flags(self, "warmup_steps"))
+    if not 0 < self.decay_factor <= 1:
+      raise UserError(f"--task….decay_factor={self.decay_factor} has to be above 0 and at most 1")
+    if self.decay_every is not None:
+      check_at_least(1, _flags(self, "decay_every"))
+    elif self.schedule == "steps":
+      raise UserError("--task….schedule=steps needs --task….decay_every, like 30000")
     if self.clip_norm is not None and not self.clip_norm > 0:
       raise UserError(f"--task….clip_norm={self.clip_norm} has to be above 0; None does not clip")
 
@@ -56,7 +66,7 @@ class Optimizer:
 
 
 def learning_rate_schedule(recipe: Optimizer, steps: int) -> optax.Schedule:
-  """step -> learning rate: linear warm-up, then the recipe's decay to 0 at `steps`.
+  """step -> learning rate: linear warm-up, then the recipe's decay, which `cosine` and `linear` end at `steps`.
 
   Raises:
     UserError: the warm-up is as long as the training, or longer.
@@ -74,6 +84,9 @@ def learning_rate_schedule(recipe: Optimizer, steps: int) -> optax.Schedule:
       decay = optax.cosine_decay_schedule(recipe.learning_rate, decay_steps)
     case "linear":
       decay = optax.linear_schedule(recipe.learning_rate, 0.0, decay_steps)
+    case "steps":
+      every, factor = recipe.decay_every, recipe.decay_factor
+      decay = optax.exponential_decay(recipe.learning_rate, every, factor, staircase=True)
   if not recipe.warmup_steps:
     return decay
   warmup = optax.linear_schedule(0.0, recipe.learning_rate, recipe.warmup_steps)
@@ -176,16 +189,22 @@ class RmsProp(Optimizer):
   """Momentum on the scaled gradient; 0 keeps no buffer."""
   eps: float = 1e-8
   """Added to the second moment under the root."""
+  initial: float = 0.0
+  """Where the second moment starts; 1 in TensorFlow, whose first updates are smaller."""
+  weight_decay: float = 0.0
+  """L2 regularisation of kernels, added to the gradient."""
 
   def __post_init__(self) -> None:
-    """Refuses moments that do not fade, and a negative eps."""
+    """Refuses moments that do not fade, and what must not be negative."""
     super().__post_init__()
     check_below_one(_flags(self, "decay", "momentum"))
-    check_at_least(0, _flags(self, "eps"))
+    check_at_least(0, _flags(self, "eps", "initial", "weight_decay"))
 
   def rule(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """optax.rmsprop."""
-    return optax.rmsprop(learning_rate, decay=self.decay, eps=self.eps, momentum=self.momentum or None)
+    momentum = self.momentum or None  # None keeps no buffer
+    rule = optax.rmsprop(learning_rate, self.decay, self.eps, self.initial, momentum=momentum)
+    return _with_decay(self.weight_decay, rule)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

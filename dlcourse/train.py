@@ -16,10 +16,12 @@ from dlcourse.checkpoint import Checkpoints, Progress
 from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError, described, own_line, unknown
 from dlcourse.evaluators import measure
-from dlcourse.experiment import Best, Experiment, Options
+from dlcourse.experiment import Best, Experiment, Options, catalogue, load
 from dlcourse.parallel import Mode, Program, batch_size, compile_task, make_mesh
 from dlcourse.progress import Display
 from dlcourse.task import TrainState
+
+_SHARED = ("--data.", "--task.model.")  # overrides that an experiment named by `init_from` is given too
 
 
 class Session(NamedTuple):
@@ -54,19 +56,32 @@ def train(
   # Only now: a command that cannot be carried out must not leave its record in the way of the right one.
   record = workdir.new_record(name, overrides, experiment, options, program.devices, workdir.data_facts(data))
   with workdir.claimed(path, record), Checkpoints(path / "checkpoints") as checkpoints:
-    state, progress = _begin(program, checkpoints, options.seed)
+    latest = checkpoints.latest()
+    if latest is None:
+      state, progress = _begin(experiment, program, path, overrides, options), Progress()
+    else:
+      state, progress = checkpoints.restore(program.state, latest[0]), latest[1]
+    if program.task.precompute:
+      data = program.task.precompute(state, data)
     log = workdir.MetricsLog(path, int(state.step))
     with contextlib.closing(log), Display(name, int(state.step), experiment.steps) as display:
       loop(Session(experiment, options, data, program, checkpoints, log, display), state, progress)
 
 
-def _begin(program: Program, checkpoints: Checkpoints, seed: int) -> tuple[TrainState, Progress]:
-  """Where the last whole checkpoint ended, or the very beginning."""
-  latest = checkpoints.latest()
-  if latest is None:
-    return program.init(jax.random.key(seed)), Progress()
-  step, progress = latest
-  return checkpoints.restore(program.state, step), progress
+def _begin(
+  experiment: Experiment, program: Program, path: pathlib.Path, overrides: list[str], options: Options
+) -> TrainState:
+  """The very beginning: random numbers, or what `init_from` names, trained first if it is an experiment."""
+  state, source = program.init(jax.random.key(options.seed)), experiment.init_from
+  if source is None:
+    return state
+  if source in catalogue():
+    shared = [override for override in overrides if override.startswith(_SHARED)]
+    train(source, shared, load(source, shared), path / "init", options)
+    source = str(path / "init")
+  from dlcourse.initial import begin_from  # which opens trained workdirs, and so needs this file
+
+  return begin_from(program.task.network, state, source)
 
 
 def _check_dispatch(experiment: Experiment, options: Options) -> None:

@@ -24,6 +24,7 @@ def request_shapes(spec, count=3):
   return {"tokens": text, "given": text, "temperature": jax.ShapeDtypeStruct((count,), jnp.float32)}
 
 
+@pytest.mark.usefixtures("stand_ins")
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_shapes_at_full_size(name):
   experiment = load(name)
@@ -72,5 +73,6 @@ def test_runs_of_a_study_load_and_their_results_can_be_summarised(name):
   for run in study.runs:
     assert isinstance(load(run.experiment, run.overrides), Experiment)
   device = {"count": 1, "kind": "cpu"}
-  result = {"test": {"accuracy": 0.5, "loss": 1.0}, "seconds": 1.0, "commit": None, "devices": device}
+  measured = {"accuracy": 0.5, "loss": 1.0}
+  result = {"train": measured, "test": measured, "seconds": 1.0, "commit": None, "devices": device}
   assert isinstance(study.summarise([(run, result) for run in study.runs]), Report)

@@ -74,6 +74,13 @@ def rmsprop_momentum(t, w, g, memory):
   return w - u, (v, u)
 
 
+def rmsprop_tensorflow(t, w, g, memory):
+  g = g + 0.1 * w
+  v = 0.9 * (1 if t == 1 else memory[0]) + 0.1 * g**2
+  u = 0.9 * memory[1] + RATE * g / np.sqrt(v + 1e-3)
+  return w - u, (v, u)
+
+
 def adagrad(t, w, g, memory):
   v = memory[0] + (0.1 if t == 1 else 0) + g**2  # optax starts the sum at 0.1
   return w - RATE * g / np.sqrt(v + 1e-7), (v, 0)
@@ -90,6 +97,10 @@ def adagrad(t, w, g, memory):
     (AdamW(learning_rate=RATE, b1=0.8, b2=0.99, weight_decay=0.1), adamw),
     (RmsProp(learning_rate=RATE), rmsprop),
     (RmsProp(learning_rate=RATE, momentum=0.5), rmsprop_momentum),
+    (
+      RmsProp(learning_rate=RATE, momentum=0.9, eps=1e-3, initial=1.0, weight_decay=0.1),
+      rmsprop_tensorflow,
+    ),
     (AdaGrad(learning_rate=RATE), adagrad),
   ],
   ids=lambda value: getattr(value, "__name__", ""),
@@ -98,7 +109,7 @@ def test_every_rule_follows_its_paper_for_100_steps(recipe, rule):
   np.testing.assert_allclose(run(recipe), by_hand(rule), rtol=2e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("recipe", [Sgd(weight_decay=0.5), AdamW(weight_decay=0.5)])
+@pytest.mark.parametrize("recipe", [Sgd(weight_decay=0.5), AdamW(weight_decay=0.5), RmsProp(weight_decay=0.5)])
 def test_decay_leaves_biases_and_norms_alone(recipe):
   params = {"dense": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}, "norm": {"scale": jnp.ones(2)}}
   optimizer = recipe.build(10)
@@ -144,6 +155,19 @@ def test_warm_up_rises_to_the_peak_and_the_decay_still_ends_at_zero():
   assert rates(Sgd(learning_rate=0.4, warmup_steps=20), [10, 20, 99]) == pytest.approx([0.2, 0.4, 0.4])
 
 
+def test_the_rate_falls_by_a_factor_at_regular_steps_after_the_peak():
+  recipe = Sgd(learning_rate=0.4, schedule="steps", decay_every=30)
+  at = [0, 29, 30, 59, 60, 90, 99]
+  assert rates(recipe, at) == pytest.approx([0.4, 0.4, 0.04, 0.04, 0.004, 0.0004, 0.0004])
+  late = Sgd(learning_rate=0.4, schedule="steps", decay_every=30, decay_factor=0.5, warmup_steps=20)
+  assert rates(late, [10, 20, 49, 50, 80]) == pytest.approx([0.2, 0.4, 0.4, 0.2, 0.1])
+  long = Sgd(learning_rate=1.0, schedule="steps", decay_every=320_000, decay_factor=0.96)
+  at = [drop * 320_000 - before for drop in (1, 10, 31) for before in (1, 0)]
+  powers = [0.96**drop for drop in (0, 1, 9, 10, 30, 31)]
+  schedule = jax.jit(learning_rate_schedule(long, 10_000_000))
+  assert [float(schedule(step)) for step in at] == pytest.approx(powers, rel=1e-5)
+
+
 def test_the_schedule_reaches_the_update():
   recipe = Sgd(learning_rate=1.0, schedule="linear")
   np.testing.assert_allclose(run(recipe, lambda w: np.ones(3)), np.array([1.0, -2.0, 3.0]) - 50.5, rtol=1e-5)
@@ -160,12 +184,20 @@ def test_the_schedule_reaches_the_update():
     *((RmsProp, name, 1.0) for name in ("momentum", "decay")),
     *((AdamW, name, 1.0) for name in ("b1", "b2")),
     *((recipe, "eps", -1e-8) for recipe in (Adam, RmsProp)),
-    *((recipe, "weight_decay", -0.1) for recipe in (Sgd, AdamW)),
+    *((recipe, "weight_decay", -0.1) for recipe in (Sgd, AdamW, RmsProp)),
+    (RmsProp, "initial", -1.0),
+    (Sgd, "decay_every", 0),
+    *((Sgd, "decay_factor", value) for value in (0.0, 1.1, float("nan"))),
   ],
 )
 def test_a_number_that_makes_no_sense_is_refused(recipe, field, value):
   with pytest.raises(UserError, match=f"--task….{field}={value} (is|has)"):
     recipe(**{field: value})
+
+
+def test_drops_of_the_rate_need_their_interval():
+  with pytest.raises(UserError, match=r"--task….schedule=steps needs --task….decay_every"):
+    Sgd(schedule="steps")
 
 
 @pytest.mark.parametrize("warmup_steps", [100, 500])

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -12,6 +11,7 @@ from dlcourse.data.augment import Augmentation
 from dlcourse.data.batches import in_order, shuffled
 from dlcourse.data.image_sources import load_images
 from dlcourse.data.recipe import Data, DataRecipe, Spec, digest_of
+from dlcourse.data.scaling import Scale, preparation, scaling
 from dlcourse.data.source import ImageSet
 from dlcourse.errors import UserError, check_at_least, check_between, unknown
 
@@ -34,9 +34,12 @@ class Images(DataRecipe):
   batch_size: int = 128
   """Images in a global batch, over all devices."""
   size: int = 32
-  """Side of the images, in pixels: smaller ones are padded with 0, larger ones resized."""
-  scale: Literal["unit", "symmetric", "standard"] = "unit"
-  """Pixels in [0, 1], in [-1, 1], or with the training split's mean 0 and deviation 1 in each channel."""
+  """Side of the images, in pixels: larger ones are resized."""
+  fit: Literal["pad", "resize"] = "pad"
+  """What becomes of smaller images: padded with 0, or enlarged (bilinear)."""
+  scale: Scale = "unit"
+  """Pixels in [0, 1], in [-1, 1], or with mean 0 and deviation 1 in each channel over the training split
+  (standard) or over ImageNet (imagenet); efficientnet_lite: (pixel - 127) / 128."""
   augment: tuple[Augmentation, ...] = ()
   """Random changes of the training images, in their order."""
   folds: int = 5
@@ -71,18 +74,10 @@ class Images(DataRecipe):
       raise UserError(f"--data.fold={self.fold} is outside 0 … {self.folds - 1} (--data.folds)")
     source = load_images(self.source, self.size)
     splits = {name: self._fit(part) for name, part in self._split(source).items()}
-    scale, unscale = _scaling(self.scale, splits["train"]["image"])
-
-    def prepare(key, batch):
-      images = batch["image"].astype(jnp.float32) / 255.0
-      if key is not None:
-        for index, augmentation in enumerate(self.augment):
-          images = augmentation(jax.random.fold_in(key, index), images)
-      return {**batch, "image": scale(images)}
-
+    scale = scaling(self.scale, splits["train"]["image"])
     batch = shuffled(splits["train"], self.batch_size)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0, 0))
-    jax.eval_shape(lambda batch: prepare(jax.random.key(0), batch), shapes)  # does every augmentation fit?
+    prepare = preparation(scale.scale, self.augment, shapes)
 
     def eval_batches(split):
       if split not in splits:
@@ -90,7 +85,14 @@ class Images(DataRecipe):
       return in_order(splits[split], self.batch_size)
 
     return Data(
-      spec=Spec(shapes, source.classes, prepare=prepare, unscale=unscale),
+      spec=Spec(
+        shapes,
+        source.classes,
+        prepare=prepare,
+        augments=bool(self.augment),
+        unscale=scale.unscale,
+        scaling=scale,
+      ),
       batch=batch,
       eval_batches=eval_batches,
       sizes={name: len(part["label"]) for name, part in splits.items()},
@@ -126,9 +128,11 @@ class Images(DataRecipe):
     """Pads or resizes to `size`."""
     images = part["image"]
     height, width = images.shape[1:3]
-    if max(height, width) > self.size:
+    if (height, width) == (self.size, self.size):
+      return part
+    if max(height, width) > self.size or self.fit == "resize":
       images = np.stack([_resize(image, self.size) for image in images])
-    elif (height, width) != (self.size, self.size):
+    else:
       top, left = (self.size - height) // 2, (self.size - width) // 2
       bottom, right = self.size - height - top, self.size - width - left
       images = np.pad(images, ((0, 0), (top, bottom), (left, right), (0, 0)))
@@ -159,16 +163,3 @@ def _resize(image: np.ndarray, side: int) -> np.ndarray:
     for c in range(image.shape[-1])
   ]
   return np.stack([np.asarray(channel) for channel in channels], axis=-1)
-
-
-def _scaling(how: str, images: np.ndarray):
-  """(scale, unscale) between [0, 1] and model space."""
-  if how == "unit":
-    shift, width = np.float32(0), np.float32(1)
-  elif how == "symmetric":
-    shift, width = np.float32(0.5), np.float32(0.5)
-  else:
-    shift = images.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32) / 255
-    width = images.std(axis=(0, 1, 2), dtype=np.float64).astype(np.float32) / 255
-    width = np.maximum(width, np.float32(1e-6))
-  return (lambda x: (x - shift) / width), (lambda x: x * width + shift)

@@ -20,6 +20,26 @@ def _without_augmentation(key: jax.Array | None, batch: Batch) -> Batch:
   return batch
 
 
+class Scaling(NamedTuple):
+  """How images get from [0, 1] to model space and back: x -> (x - shift) / width.
+
+  Attributes:
+    shift: float32 [] or [C].
+    width: float32 [] or [C].
+  """
+
+  shift: np.ndarray
+  width: np.ndarray
+
+  def scale(self, x: jax.Array) -> jax.Array:
+    """[..., C] in [0, 1] -> model space."""
+    return (x - self.shift) / self.width
+
+  def unscale(self, x: jax.Array) -> jax.Array:
+    """The inverse of `scale`."""
+    return x * self.width + self.shift
+
+
 @dataclasses.dataclass(frozen=True)
 class Spec:
   """What a task and a model need to know of the data.
@@ -30,14 +50,18 @@ class Spec:
     vocabulary: the symbols behind the token numbers.
     prepare: (key, batch) -> batch, pure and jitted with the step: scaling, and augmentation where a key is
       given (None at evaluation).
+    augments: whether `prepare` with a key changes the examples at random.
     unscale: model-space images -> [0, 1], the inverse of the scaling in `prepare`.
+    scaling: that scaling, in numbers; None where the data is not images.
   """
 
   batch: Mapping[str, jax.ShapeDtypeStruct]
   classes: tuple[str, ...] = ()
   vocabulary: tuple[str, ...] = ()
   prepare: Callable[[jax.Array | None, Batch], Batch] = _without_augmentation
+  augments: bool = False
   unscale: Callable = _as_it_is
+  scaling: Scaling | None = None
 
   @property
   def num_classes(self) -> int | None:

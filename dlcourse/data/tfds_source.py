@@ -19,13 +19,10 @@ _PROBE_SECONDS = 5
 
 
 def load_tfds(name: str, size: int) -> ImageSet:
-  """Loads a TFDS image classification set through `tfds.data_source` (array_record).
-
-  A set that is prepared in $TFDS_DATA_DIR (else ~/tensorflow_datasets) is read from there; those of
-  `_EXAMPLES` are downloaded and prepared on first use.
+  """Loads a TFDS image classification set.
 
   Args:
-    name: "mnist", or with configuration and version as TFDS writes them ("name/config:1.0.0").
+    name: see `open_tfds`.
     size: pixels; where the images differ in size, the largest centred square of each is resized to
       size x size.
 
@@ -33,24 +30,12 @@ def load_tfds(name: str, size: int) -> ImageSet:
     The splits TFDS publishes, images uint8 [N, H, W, C].
 
   Raises:
-    UserError: the extra `tfds` is not installed; not prepared and no way to prepare it; not an
-      image classification set; not stored as array_record; damaged.
+    UserError: as `open_tfds`; damaged.
   """
-  tfds = _import_tfds()
-  folder = Path(os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR).expanduser()
-  try:
-    builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=folder)
-  except (tfds.core.DatasetNotFoundError, ValueError):
-    builder = _prepare(tfds, name, folder)
+  builder, sources = open_tfds(name)
   info = builder.info
-  _check_features(tfds, name, info.features)
   try:
-    sources = builder.as_data_source()
-    splits = {str(split): _read_split(source, size) for split, source in sources.items()}
-  except NotImplementedError as error:
-    raise UserError(
-      f"{builder.data_dir} is not stored as array_record; delete it, or {_elsewhere(name, folder)}"
-    ) from error
+    splits = {split: _read_split(source, size) for split, source in sources.items()}
   except (RuntimeError, ValueError, OSError) as error:  # array_record raises RuntimeError
     reason = " ".join(str(error).split())[:200]
     raise UserError(f"{builder.data_dir} is damaged ({reason}); delete it and prepare it again") from error
@@ -61,6 +46,39 @@ def load_tfds(name: str, size: int) -> ImageSet:
     licence=" ".join((info.redistribution_info.license or "none stated").split()),
     citation=info.citation or "none stated",
   )
+
+
+def open_tfds(name: str, decode: bool = True) -> tuple[Any, dict[str, Any]]:
+  """Opens a TFDS image classification set through `tfds.data_source` (array_record); reads none of it yet.
+
+  A set that is prepared in $TFDS_DATA_DIR (else ~/tensorflow_datasets) is read from there; those of
+  `_EXAMPLES` are downloaded and prepared on first use.
+
+  Args:
+    name: "mnist", or with configuration and version as TFDS writes them ("name/config:1.0.0").
+    decode: give images as arrays; else as the bytes of their files.
+
+  Returns:
+    The builder, and split -> a sequence of {"image", "label", …}.
+
+  Raises:
+    UserError: the extra `tfds` is not installed; not prepared and no way to prepare it; not an
+      image classification set; not stored as array_record.
+  """
+  tfds = _import_tfds()
+  folder = Path(os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR).expanduser()
+  try:
+    builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=folder)
+  except (tfds.core.DatasetNotFoundError, ValueError):
+    builder = _prepare(tfds, name, folder)
+  _check_features(tfds, name, builder.info.features)
+  try:
+    sources = builder.as_data_source(decoders=None if decode else {"image": tfds.decode.SkipDecoding()})
+  except NotImplementedError as error:
+    raise UserError(
+      f"{builder.data_dir} is not stored as array_record; delete it, or {_elsewhere(name, folder)}"
+    ) from error
+  return builder, {str(split): source for split, source in sources.items()}
 
 
 def _import_tfds() -> types.ModuleType:

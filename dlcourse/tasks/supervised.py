@@ -15,7 +15,7 @@ import optax
 
 from dlcourse import metrics
 from dlcourse.data.recipe import Spec
-from dlcourse.errors import UserError
+from dlcourse.errors import UserError, check_below_one
 from dlcourse.optim import Optimizer
 from dlcourse.task import (
   Network,
@@ -134,6 +134,33 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> tupl
   return measured["loss"].total, measured["loss"].weight, measured
 
 
+def classification(num_classes: int, label_smoothing: float = 0.0) -> Callable:
+  """The objective of one label an example: (logits [B, num_classes], batch) -> see `cross_entropy`.
+
+  Args:
+    num_classes: C.
+    label_smoothing: ε, share of the target that all classes have in common (Szegedy et al., 2016, section 7):
+      (1 - ε) H(label, p) + ε H(1/C, p) is learnt from; the metrics are without.
+
+  Raises:
+    UserError: (on call) the model gives another number of logits.
+  """
+
+  def objective(logits, batch):
+    if logits.shape[1:] != (num_classes,):
+      raise UserError(
+        f"the model gives {logits.shape[1:]} numbers an image, and the data has {num_classes} classes; "
+        "num_classes is its width where a model leaves it None"
+      )
+    total, weight, measured = cross_entropy(logits, batch["label"], batch["mask"])
+    if label_smoothing:
+      even = metrics.mean(-jax.nn.log_softmax(logits).mean(axis=-1), batch["mask"])
+      total = (1 - label_smoothing) * total + label_smoothing * even.total
+    return total, weight, measured
+
+  return objective
+
+
 @dataclasses.dataclass(frozen=True)
 class Classify(TaskRecipe):
   """One label an image; `predict` gives probabilities [B, C]."""
@@ -142,6 +169,12 @@ class Classify(TaskRecipe):
   """The network: images [B, H, W, C] to logits [B, classes]."""
   optimizer: Optimizer
   """How it is trained."""
+  label_smoothing: float = 0.0
+  """Share of the target that all classes have in common, in training; the metrics are without."""
+
+  def __post_init__(self) -> None:
+    """Refuses targets that no longer hold the label."""
+    check_below_one({"task.label_smoothing": self.label_smoothing})
 
   def build(self, spec: Spec, steps: int) -> Task:
     """Cross-entropy on the logits (H1.4.2, softmax)."""
@@ -149,18 +182,10 @@ class Classify(TaskRecipe):
     def call(module, carry, batch, train):
       return carry, module(batch["image"], train=train)
 
-    def objective(logits, batch):
-      if logits.shape[1:] != (spec.num_classes,):
-        raise UserError(
-          f"the model gives {logits.shape[1:]} numbers an image, and the data has {spec.num_classes} classes; "
-          "num_classes is its width where a model leaves it None"
-        )
-      return cross_entropy(logits, batch["label"], batch["mask"])
-
     return supervised(
       complete(self.model, spec),
       call,
-      objective,
+      classification(spec.num_classes, self.label_smoothing),
       jax.nn.softmax,
       self.optimizer.build(steps),
       spec.prepare,

@@ -81,7 +81,10 @@ def test_the_validation_split_has_its_share(validation):
   assert sizes["validation"] / (sizes["validation"] + sizes["train"]) == pytest.approx(validation, abs=0.02)
 
 
-@pytest.mark.parametrize(("scale", "low", "high"), [("unit", 0, 1), ("symmetric", -1, 1)])
+@pytest.mark.parametrize(
+  ("scale", "low", "high"),
+  [("unit", 0, 1), ("symmetric", -1, 1), ("efficientnet_lite", -127 / 128, 1)],
+)
 def test_scales_reach_their_ends_and_unscale_undoes_them(scale, low, high):
   spec = Images("digits", batch_size=64, size=8, scale=scale).build().spec
   pixels = np.array([0, 128, 255], np.uint8).reshape(1, 1, 3, 1)
@@ -127,6 +130,15 @@ def test_small_images_are_padded_and_large_ones_resized():
   assert np.corrcoef(resized.ravel(), blocks.ravel())[0, 1] > 0.95
 
 
+def test_small_images_are_enlarged_where_that_is_asked_for():
+  small = Images("digits", size=8).build().batch(0, 0)["image"]
+  enlarged = Images("digits", size=16, fit="resize").build().batch(0, 0)["image"]
+  assert enlarged.shape[1:] == (16, 16, 1)
+  blocks = enlarged.reshape(-1, 8, 2, 8, 2, 1).mean(axis=(2, 4))
+  assert np.corrcoef(small.ravel(), blocks.ravel())[0, 1] > 0.95
+  np.testing.assert_array_equal(Images("digits", size=8, fit="resize").build().batch(0, 0)["image"], small)
+
+
 @pytest.mark.parametrize(
   ("field", "value"),
   [
@@ -150,6 +162,7 @@ def test_a_number_that_fits_no_source_is_refused(field, value):
     ({"fold": 5}, "--data.fold=5 is outside 0 … 4"),
     ({"source": "digit"}, "perhaps you meant 'digits'"),
     ({"augment": (Shift(8),)}, "pixels=8 leaves nothing of an image of 8x8"),
+    ({"scale": "imagenet"}, "--data.scale=imagenet is for colour images; these have 1"),
   ],
 )
 def test_fields_that_do_not_fit_are_refused(fields, said):

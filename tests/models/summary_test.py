@@ -272,6 +272,7 @@ def test_an_error_of_the_model_comes_through():
 
 
 @pytest.mark.data
+@pytest.mark.usefixtures("stand_ins")
 @pytest.mark.parametrize("name", sorted(catalogue()))
 def test_every_experiment_has_a_summary_of_all_its_parameters(name):
   experiment = load(name)

@@ -64,6 +64,29 @@ def test_a_step_of_softmax_regression_follows_the_formula():
   assert int(after.step) == 1
 
 
+def test_smoothed_labels_are_learnt_from_and_not_measured():
+  model, smoothing = MLP(hidden_dims=(), num_classes=None), 0.3
+  task = Classify(model, Sgd(learning_rate=0.5), smoothing).build(SPEC, 10)
+  state = task.init(jax.random.key(0), BATCH)
+  p = jax.device_get(state.params["output"])
+  x = BATCH["image"][:, ::-1].reshape(6, 9) / 255
+  target = (1 - smoothing) * np.eye(3)[BATCH["label"]] + smoothing / 3
+  error = (np.exp(log_softmax(x @ p["kernel"] + p["bias"])) - target) * BATCH["mask"][:, None] / 4
+  after, measured = jax.jit(task.train_step)(state, BATCH)
+  np.testing.assert_allclose(after.params["output"]["kernel"], p["kernel"] - 0.5 * x.T @ error, atol=1e-5)
+  plain = linear()
+  chex.assert_trees_all_close(measured, plain.train_step(state, BATCH)[1], rtol=1e-6)
+  chex.assert_trees_all_close(
+    task.eval_step(state, None, BATCH), plain.eval_step(state, None, BATCH), rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_targets_without_the_label_are_refused(smoothing):
+  with pytest.raises(UserError, match=f"--task.label_smoothing={smoothing} has to be"):
+    Classify(MLP(), Sgd(), smoothing)
+
+
 @pytest.mark.parametrize("width", [2, 4])
 def test_a_network_of_another_width_than_the_classes_is_refused(width):
   class Fixed(nn.Module):

@@ -1,0 +1,78 @@
+"""A single image file as a trained network takes it: the way that its training images went.
+
+Shapes: H x W pixels, S side of the network's images, C channels.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from dlcourse.data.image_files import image_size, read_image
+from dlcourse.data.image_sources import load_images
+from dlcourse.data.images import Images
+from dlcourse.data.recipe import DataRecipe
+from dlcourse.data.streamed import EVALUATED, StreamedImages
+
+Fit = Literal["pad", "resize", "middle"]
+
+_OF_ANY_SIZE = ("folder:", "tfds:")  # sources whose images may differ in size, and are then all resized
+
+
+def fit_of(recipe: DataRecipe) -> Fit:
+  """How images of another size became those of the data.
+
+  Returns:
+    pad: smaller ones with 0, of larger ones the centred square resized; resize: of all the centred square;
+    middle: of all the part of it that `StreamedImages` evaluates.
+
+  Raises:
+    UserError: the source of the data cannot be had (any more), and has to be asked for its size.
+  """
+  if isinstance(recipe, StreamedImages):
+    return "middle"
+  if not isinstance(recipe, Images) or recipe.fit == "resize":
+    return "resize"
+  if not recipe.source.startswith(_OF_ANY_SIZE):
+    return "pad"
+  images = next(iter(load_images(recipe.source, recipe.size).splits.values()))["image"]
+  return "pad" if max(images.shape[1:3]) < recipe.size else "resize"
+
+
+def read_single(path: Path | str, shape: tuple[int, int, int], fit: Fit) -> np.ndarray:
+  """Decodes an image file, in the size and the channels that a network takes.
+
+  Args:
+    path: of an image that `read_image` knows.
+    shape: (S, S, C); C is 3, or 1: luma (ITU-R BT.601).
+    fit: see `fit_of`.
+
+  Returns:
+    uint8 [S, S, C].
+
+  Raises:
+    BadImage: see `read_image`.
+  """
+  side, _, channels = shape
+  if fit == "middle":
+    pixels = _middle(read_image(path), side)
+  elif fit == "resize" or max(image_size(path)) > side:
+    pixels = read_image(path, side)
+  else:
+    pixels = _padded(read_image(path), side)
+  return pixels if channels == 3 else np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+
+
+def _middle(pixels: np.ndarray, side: int) -> np.ndarray:
+  height, width = pixels.shape[:2]
+  part = EVALUATED * min(height, width)
+  left, top = (width - part) / 2, (height - part) / 2
+  box = (left, top, left + part, top + part)
+  return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box))
+
+
+def _padded(pixels: np.ndarray, side: int) -> np.ndarray:
+  height, width = pixels.shape[:2]
+  top, left = (side - height) // 2, (side - width) // 2
+  return np.pad(pixels, ((top, side - height - top), (left, side - width - left), (0, 0)))
