@@ -36,6 +36,12 @@ flags.DEFINE_string("prompt", None, "What a sampled text begins with.")
 flags.DEFINE_integer("length", 500, "Symbols of a sampled text.", 1, 1_000_000)
 flags.DEFINE_float("temperature", 1.0, "Below 1 prefers likely symbols; 0 takes the likeliest.", 0.0)
 flags.DEFINE_bool("summary", False, "Layers with their costs: of every experiment, or of the one named.")
+flags.DEFINE_enum("format", None, ["h5", "safetensors"], "Kind of file; default: as --output ends, else h5.")
+flags.DEFINE_string("output", None, "File that is written; default: model.h5 (or .safetensors) in the workdir.")
+flags.DEFINE_string("model", None, "File that `export` has written, or the workdir of a training.")
+flags.DEFINE_string(
+  "recipe", None, "FILE.py:FUNCTION, for a --model that was trained with a recipe of one's own."
+)
 flags.DEFINE_string("study", None, "Which study to run: MODULE.NAME (see `list`).")
 
 
@@ -109,6 +115,39 @@ def report(rest: list[str]) -> None:
   console.show_result(trained.path, run(trained))
 
 
+def export(rest: list[str]) -> None:
+  """Writes a trained model as one file that needs no workdir; Keras opens an .h5 of plain layers."""
+  from dlcourse import console
+  from dlcourse.exported import export as run
+  from dlcourse.interop.h5_file import keras_opens
+
+  del rest
+  trained = _trained()
+  output = pathlib.Path(FLAGS.output) if FLAGS.output else None
+  kind = FLAGS.format or ("safetensors" if output and output.suffix == ".safetensors" else "h5")
+  file = run(trained, kind, output or trained.path / f"model.{kind}")
+  console.show_file(file, kind == "h5" and keras_opens(file))
+
+
+def predict(rest: list[str]) -> None:
+  """Says what is on single images: the likeliest classes of a trained or exported classifier."""
+  from dlcourse import console
+  from dlcourse.classifier import answers, open_classifier
+  from dlcourse.data.image_files import BadImage
+
+  if not rest or not FLAGS.model:
+    raise UserError("which images, and by which model? dlcourse predict IMAGE… --model=FILE (or WORKDIR)")
+  answered = 0
+  for answer in answers(open_classifier(pathlib.Path(FLAGS.model), FLAGS.checkpoint, FLAGS.recipe), rest):
+    if isinstance(answer, BadImage):
+      _say(f"{answer}")
+    else:
+      console.show_answer(answer.image, answer.likeliest)
+      answered += 1
+  if not answered:
+    sys.exit(2)
+
+
 def study(rest: list[str]) -> None:
   """Runs the trainings of a study and writes what they say together."""
   from dlcourse import console
@@ -137,12 +176,13 @@ def show_list(rest: list[str]) -> None:
 class Verb(NamedTuple):
   """A verb and the flags it reads, of which the first may be given without its name.
 
-  `fields` says whether fields of an experiment are flags too.
+  `fields` says whether fields of an experiment are flags too, `many` what is given in place of that first flag.
   """
 
   run: Callable[[list[str]], None]
   flags: tuple[str, ...] = ()
   fields: bool = False
+  many: str = ""
 
 
 RUN = ("workdir", "seed", "parallel", "devices", "steps_per_dispatch")
@@ -153,6 +193,8 @@ VERBS = {
   "train": Verb(train, ("experiment", *RUN, *PROCESSES), fields=True),
   "evaluate": Verb(evaluate, (*WORKDIR, "split")),
   "sample": Verb(sample, (*WORKDIR, "samples", "prompt", "length", "temperature", "seed")),
+  "export": Verb(export, (*WORKDIR, "format", "output")),
+  "predict": Verb(predict, ("model", "checkpoint", "recipe"), many="IMAGE…"),
   "study": Verb(study, ("study", "workdir", "parallel", "devices", "steps_per_dispatch"), fields=True),
   "report": Verb(report, WORKDIR),
   "list": Verb(show_list, ("experiment", "summary")),
@@ -169,12 +211,12 @@ def _help(name: str | None) -> str:
   for flag in (FLAGS[flag] for flag in verb.flags):
     default = "" if flag.default is None else f" (default: {flag.default})"
     rows.append(f"  --{flag.name:<20}{flag.help}{default}")
-  more = " [--any.field=VALUE]…" if verb.fields else ""
-  return "\n".join([f"usage: dlcourse {name} [--flag=value]…{more}", "", verb.run.__doc__, "", *rows])
+  many, more = f" {verb.many}" if verb.many else "", " [--any.field=VALUE]…" if verb.fields else ""
+  return "\n".join([f"usage: dlcourse {name}{many} [--flag=value]…{more}", "", verb.run.__doc__, "", *rows])
 
 
 def _parse(argv: list[str]) -> tuple[Verb, list[str]]:
-  """argv -> the verb and what absl did not take (the fields of the experiment)."""
+  """argv -> the verb and what absl did not take (the fields of the experiment, or what it takes many of)."""
   name = argv[1] if len(argv) > 1 else "--help"
   if name in (*HELP, "help"):
     print(_help(None))
@@ -197,8 +239,9 @@ def _parse(argv: list[str]) -> tuple[Verb, list[str]]:
     if not (verb.fields and FLAGS.experiment):
       sys.exit(0)
     rest.append("--help")  # for the fields of the experiment
-  elif rest and not verb.fields:
-    raise unknown(f"flag of `{name}`", rest[0].split("=")[0], (f"--{flag}" for flag in verb.flags))
+  stray = [] if verb.fields else [arg for arg in rest if not verb.many or arg.startswith("-")]
+  if stray:
+    raise unknown(f"flag of `{name}`", stray[0].split("=")[0], (f"--{flag}" for flag in verb.flags))
   return verb, rest
 
 
@@ -211,7 +254,7 @@ def _show_runs(name: str) -> None:
 
 def _named(verb: Verb, args: list[str]) -> list[str]:
   """`train NAME`, `study NAME` and `evaluate DIR` mean --experiment=NAME, --study=NAME and --workdir=DIR."""
-  if verb.flags and args and not args[0].startswith("-"):
+  if verb.flags and not verb.many and args and not args[0].startswith("-"):
     return [f"--{verb.flags[0]}={args[0]}", *args[1:]]
   return args
 

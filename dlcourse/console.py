@@ -3,7 +3,7 @@
 import inspect
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +25,7 @@ def _console() -> Console:
   return console
 
 
-def _table(rows: list[Mapping[str, Any]], title: str | None = None) -> Table:
+def _table(rows: list[Mapping[str, Any]], title: str | Text | None = None) -> Table:
   """A table whose columns are the keys of the rows."""
   table = Table(title=title)
   for column in dict.fromkeys(name for row in rows for name in row):
@@ -50,6 +50,23 @@ def show_samples(files: list[pathlib.Path]) -> None:
       console.rule(file.name)
       console.print(Text(file.read_text(encoding="utf-8")))
   console.print(f"{len(files)} files in {files[0].parent}, first {files[0].name}", markup=False)
+
+
+def show_file(path: pathlib.Path, keras_opens: bool) -> None:
+  """An exported model: where it is, how large, and who opens it."""
+  opens = "keras.models.load_model opens it too" if keras_opens else "Keras does not open it"
+  _console().print(f"{path}: {path.stat().st_size:,} bytes; {opens}", markup=False)
+
+
+def show_answer(image: str, likeliest: Sequence[tuple[str, float]]) -> None:
+  """The classes of an image and their probabilities."""
+  rows = [{"class": _printable(name), "probability": f"{share:.4f}"} for name, share in likeliest]
+  _console().print(_table(rows, Text(_printable(image))))
+
+
+def _printable(text: str) -> str:
+  """Without what a terminal would obey: names of classes come from files of other people."""
+  return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
 def show_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:

@@ -243,24 +243,44 @@ def _surroundings(record: Mapping[str, Any]) -> dict[str, Any]:
 def rebuild(path: pathlib.Path) -> tuple[Experiment, dict[str, Any]]:
   """The experiment a workdir was trained with, and its record.
 
-  Defaults that have changed in the code since are named in the log, and the recorded values are used.
-
   Raises:
-    UserError: not a workdir, damaged, or the code has changed in more than values.
+    UserError: not a workdir, damaged, or see `rebuilt`.
   """
   record = read_record(path)
-  experiment, recorded = load(record["experiment"], record["overrides"]), record["resolved"]
-  changed = differences(recorded, json.loads(json.dumps(resolved(experiment))))
-  for field, (was, now) in changed.items():
+  return rebuilt(str(path), record["experiment"], record["overrides"], record["resolved"]), record
+
+
+def rebuilt(
+  source: str, name: str, overrides: Sequence[str], recorded: Mapping[str, Any], within: str = ""
+) -> Experiment:
+  """An experiment as it was recorded.
+
+  Defaults that have changed in the code since are named in the log, and the recorded values are used.
+
+  Args:
+    source: where the record is, for messages.
+    name: of the experiment.
+    overrides: with which it was loaded.
+    recorded: its resolved table.
+    within: of which paths ("task") the table counts; of the others the values of today are used.
+
+  Raises:
+    UserError: no such experiment, or the code has changed in more than values.
+  """
+  experiment = load(name, overrides)
+  was_and_is = (recorded, json.loads(json.dumps(resolved(experiment))))
+  tables = [{path: value for path, value in table.items() if path.startswith(within)} for table in was_and_is]
+  another = f"{source} was trained by another version of the code"
+  for field, (was, now) in differences(*tables).items():
     if field not in recorded:
-      raise UserError(f"{path} was trained by another version of the code: {field} is new ({now!r})")
+      raise UserError(f"{another}: {field} is new ({now!r})")
+    if field not in tables[1]:
+      raise UserError(f"{another}: {field} is gone (it was {was!r})")
     if field.endswith("!"):
-      raise UserError(
-        f"{path} was trained by another version of the code: {field[:-1]} was {was!r} and is now {now!r}"
-      )
-    logging.warning("%s: default of %s has changed from %r to %r; using the first", path, field, was, now)
+      raise UserError(f"{another}: {field[:-1]} was {was!r} and is now {now!r}")
+    logging.warning("%s: default of %s has changed from %r to %r; using the first", source, field, was, now)
     experiment = with_value(experiment, field, was)
-  return experiment, record
+  return experiment
 
 
 class MetricsLog:

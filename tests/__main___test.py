@@ -1,11 +1,13 @@
 """The command line, mostly in this process: a start of Python with JAX costs seconds."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 from absl import flags
+from PIL import Image
 
 from dlcourse.__main__ import VERBS, main
 from dlcourse.experiment import Experiment, Study, catalogue
@@ -78,6 +80,13 @@ def dlcourse(monkeypatch, capsys, tmp_path):
     ("study", "which study?"),
     ("study cnn.lenet5_seed", "perhaps you meant 'cnn.lenet5_seeds'"),
     ("list cnn.lenet --summary", "perhaps you meant 'cnn.lenet5'"),
+    ("export --workdir=gone", "gone/experiment.json does not exist"),
+    ("export gone --format=keras", "h5|safetensors"),
+    ("predict", "which images, and by which model?"),
+    ("predict a.png", "dlcourse predict IMAGE… --model=FILE"),
+    ("predict --model=gone.h5", "which images"),
+    ("predict a.png b.png --model=gone.h5", "gone.h5 cannot be read: No such file"),
+    ("predict a.png --modl=gone.h5", "perhaps you meant '--model'"),
     ("list --all", "unknown flag of `list` '--all'"),
   ],
 )
@@ -170,6 +179,44 @@ def test_a_run_is_trained_then_measured_again_and_goes_on(dlcourse, tmp_path):
   code, _, err = dlcourse("train", "./mine.py:net", "--devices=1", "--seed=4")
   assert code == 2
   assert "seed was 3 and is now 4" in err
+
+
+def test_a_model_is_exported_and_asked_about_files(dlcourse, tmp_path):
+  (tmp_path / "mine.py").write_text(OWN_FILE)
+  assert dlcourse("train", "./mine.py:net", "--devices=1")[0] == 0
+  Image.new("RGBA", (20, 30), (255, 0, 0, 128)).save(tmp_path / "[red].png")
+  Image.new("L", (8, 8), 99).save(tmp_path / "grey.png")
+  (tmp_path / "broken.png").write_bytes((tmp_path / "grey.png").read_bytes()[:40])
+
+  code, out, err = dlcourse("export", "runs/mine.net")
+  assert code == 0, err
+  size = (tmp_path / "runs/mine.net/model.h5").stat().st_size
+  assert out == f"runs/mine.net/model.h5: {size:,} bytes; keras.models.load_model opens it too\n"
+  code, out, err = dlcourse("export", "runs/mine.net", "--output=m.safetensors")
+  assert code == 0, err
+  assert "m.safetensors" in out
+  assert "Keras does not open it" in out
+
+  images = ["[red].png", "broken.png", "grey.png"]
+  code, expected, err = dlcourse("predict", *images, "--model=runs/mine.net")
+  assert code == 0
+  assert err.startswith("dlcourse: broken.png: cannot be decoded")
+  assert err.count("\n") == 1
+  assert expected.index("[red].png") < expected.index("grey.png")
+  assert len(re.findall(r"│ \d +│ 0\.\d{4} ", expected)) == 10  # five classes of each image
+
+  (tmp_path / "runs").rename(tmp_path / "gone")
+  for model in ("gone/mine.net/model.h5", "m.safetensors"):
+    code, out, err = dlcourse("predict", f"--model={model}", *images, "--recipe=mine.py:net")
+    assert (code, out) == (0, expected), err
+  code, _, err = dlcourse("predict", *images, "--model=m.safetensors")
+  assert code == 2
+  assert "--recipe=FILE.py:FUNCTION" in err
+
+  code, out, err = dlcourse("predict", "broken.png", "--model=m.safetensors", "--recipe=mine.py:net")
+  assert (code, out) == (2, "")
+  assert err.startswith("dlcourse: broken.png: cannot be decoded")
+  assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

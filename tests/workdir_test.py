@@ -189,6 +189,23 @@ def test_a_field_that_is_new_is_called_new(tmp_path):
     workdir.rebuild(path)
 
 
+def test_a_field_that_is_gone_is_called_gone(tmp_path):
+  name, path = own(tmp_path, 0.1)
+  made = record([], 0, name)
+  made["resolved"]["task.optimizer.warmth"] = 3
+  create(path, made)
+  with pytest.raises(UserError, match=r"task\.optimizer\.warmth is gone \(it was 3\)"):
+    workdir.rebuild(path)
+
+
+def test_a_part_of_a_recipe_is_rebuilt_whatever_the_rest_was(tmp_path):
+  name, _ = own(tmp_path, 0.1)
+  table = {**record([], 0, name)["resolved"], "task.optimizer.learning_rate": 0.5, "best.gone": 3, "steps": 9}
+  experiment = workdir.rebuilt("model.h5", name, ["--log_every=7"], table, within="task")
+  assert (experiment.task.optimizer.learning_rate, experiment.log_every) == (0.5, 7)
+  assert experiment.steps == load(name).steps
+
+
 def test_files_of_ones_own_are_found_from_any_folder(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   made = record(["--data.source=folder:photos"])

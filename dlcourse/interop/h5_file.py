@@ -4,9 +4,11 @@ HDF5 can point to other files, hold a data set of terabytes in a few bytes, and 
 What is not a plain array of numbers inside the file, of about the size that the file has, is refused unread.
 """
 
+import json
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,6 +19,10 @@ from dlcourse.interop.whole_file import whole_file
 _DEEPEST = 16  # groups in groups
 _MOST_COMPRESSED = 20  # weights hardly compress at all
 _LONGEST = 200  # characters of a layer's name
+OWN = "dlcourse"  # the group of a model's arrays as they are called here
+# Keras 2 would convert the weights of a file that states no version.
+_DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)  # what h5py then raises
+_KERAS = {"keras_version": "3.0.0", "backend": "jax"}
 
 # Keras 3 numbers the weights of a layer; what they are follows from its class.
 _WEIGHTS = {
@@ -47,7 +53,7 @@ def read_h5(path: pathlib.Path) -> dict[str, np.ndarray]:
       if declared > _MOST_COMPRESSED * size:
         raise UserError(f"{path} declares {declared:,} bytes of arrays and has {size:,}; it was not read")
       return {name: dataset[()] for name, dataset in found.items()}
-  except (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError) as error:
+  except _DAMAGED as error:
     raise UserError(f"{path} cannot be read as HDF5: {first_line(error)}") from error
 
 
@@ -106,6 +112,43 @@ def keras_weights(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return weights
 
 
+def read_text(path: pathlib.Path, name: str, longest: int) -> str | None:
+  """A text that `write_model` has put into the file; None if there is none of that name.
+
+  Args:
+    path: of the file.
+    name: of the text.
+    longest: bytes that are read.
+
+  Raises:
+    UserError: the file is damaged, or it is no such text.
+  """
+  try:
+    with h5py.File(path, "r", locking=False) as file:
+      if name not in file.attrs:
+        return None
+      stored = file.attrs.get_id(name)
+      # Of a text of variable length HDF5 believes the length, and allocates it.
+      if stored.shape != () or stored.dtype.kind != "S" or stored.dtype.itemsize > longest:
+        raise ValueError(f"the attribute {name} is no text of up to {longest:,} bytes")
+      return file.attrs[name].decode()
+  except _DAMAGED as error:
+    raise UserError(f"{path} cannot be read as HDF5: {first_line(error)}") from error
+
+
+def keras_opens(path: pathlib.Path) -> bool:
+  """Whether `keras.models.load_model` finds the description of a model in the file.
+
+  Raises:
+    UserError: the file is damaged.
+  """
+  try:
+    with h5py.File(path, "r", locking=False) as file:
+      return "model_config" in file.attrs
+  except _DAMAGED as error:
+    raise UserError(f"{path} cannot be read as HDF5: {first_line(error)}") from error
+
+
 def write_h5(
   path: pathlib.Path, weights: Mapping[str, np.ndarray], attributes: Mapping[str, str] | None = None
 ) -> None:
@@ -121,19 +164,61 @@ def write_h5(
   Raises:
     UserError: a name has no layer, or the file cannot be written.
   """
+  layers = _by_layer(weights)
+  with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+    file.attrs.update(_KERAS | (attributes or {}))
+    _write_layers(file, layers, weights)
+
+
+def write_model(
+  path: pathlib.Path,
+  arrays: Mapping[str, np.ndarray],
+  texts: Mapping[str, str],
+  keras: tuple[Mapping[str, Any], Mapping[str, np.ndarray]] | None = None,
+) -> None:
+  """Writes a model: its arrays as they are called here, and what `keras.models.load_model` opens beside them.
+
+  Args:
+    path: of the file, which is replaced if there is one.
+    arrays: "params/conv1/kernel" -> array; they become the group `dlcourse`, see `own_arrays`.
+    texts: about the file, see `read_text`.
+    keras: its description and its weights, see `keras_model.sequential`.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  # Since HDF5 1.8 attributes may be longer than 64 KB.
+  with whole_file(path) as temporary, h5py.File(temporary, "w", libver=("v108", "latest")) as file:
+    file.attrs.update({name: np.bytes_(text.encode()) for name, text in texts.items()})
+    for name, array in arrays.items():
+      file.create_dataset(f"{OWN}/{name}", data=np.asarray(array))
+    if keras:
+      config, weights = keras
+      group = file.create_group("model_weights")
+      file.attrs.update(_KERAS | {"model_config": json.dumps(config)})
+      group.attrs.update(_KERAS)
+      _write_layers(group, _by_layer(weights), weights)
+
+
+def own_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Of the arrays of `read_h5` those that `write_model` has put there, by the names that it was given."""
+  return {name.removeprefix(f"{OWN}/"): array for name, array in arrays.items() if name.startswith(f"{OWN}/")}
+
+
+def _by_layer(weights: Iterable[str]) -> dict[str, list[str]]:
   layers: dict[str, list[str]] = {}
   for name in weights:
     layer, _, weight = name.rpartition("/")
     if not layer or not weight:
       raise UserError(f"{name!r} is no LAYER/WEIGHT, as which Keras names weights")
     layers.setdefault(layer, []).append(name)
-  with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
-    # Keras 2 would convert the weights of a file that states no version.
-    for key, text in {"keras_version": "3.0.0", **(attributes or {})}.items():
-      file.attrs[key] = text
-    file.attrs["layer_names"] = np.array([layer.encode() for layer in layers])
-    for layer, names in layers.items():
-      group = file.require_group(layer)
-      group.attrs["weight_names"] = np.array([name.encode() for name in names])
-      for name in names:
-        group.create_dataset(name, data=np.asarray(weights[name]))
+  return layers
+
+
+def _write_layers(root: h5py.Group, layers: Mapping[str, list[str]], weights: Mapping[str, np.ndarray]) -> None:
+  root.attrs["layer_names"] = np.array([layer.encode() for layer in layers])
+  for layer, names in layers.items():
+    group = root.require_group(layer)
+    group.attrs["weight_names"] = np.array([name.encode() for name in names])
+    for name in names:
+      group.create_dataset(name, data=np.asarray(weights[name]))

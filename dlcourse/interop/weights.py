@@ -16,7 +16,7 @@ from absl import logging
 
 from dlcourse.errors import UserError
 from dlcourse.interop.fill import Naming, fill, paths_of, take
-from dlcourse.interop.h5_file import keras_weights, read_h5
+from dlcourse.interop.h5_file import keras_weights, own_arrays, read_h5
 from dlcourse.interop.keras_names import as_keras, keras_naming
 from dlcourse.interop.safetensors_file import read_safetensors
 from dlcourse.interop.torch_file import read_torch
@@ -29,6 +29,7 @@ from dlcourse.models.mobilenet_v2 import MobileNetV2
 from dlcourse.models.resnet import ResNet
 from dlcourse.models.vgg import VGGNet
 
+Kind = Literal["h5", "torch", "safetensors"]
 Style = Literal["flat", "keras", "torch"]
 
 # Class of a model -> its families in Keras and in PyTorch.
@@ -45,10 +46,26 @@ _ACCEPTED = "Keras's .h5 and .weights.h5, PyTorch's state_dict and .safetensors 
 
 
 def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """The arrays of a weight file by the names that they have there; its kind is known by its content.
+  """The arrays of a weight file by the names that they have there.
 
   Raises:
     UserError: it is of no kind that is read, is damaged, or holds something else than arrays.
+  """
+  match kind_of(path):
+    case "h5":
+      arrays = read_h5(path)
+      return own_arrays(arrays) or keras_weights(arrays)
+    case "torch":
+      return read_torch(path)
+    case "safetensors":
+      return read_safetensors(path)[0]
+
+
+def kind_of(path: pathlib.Path) -> Kind:
+  """The kind of a weight file, by its content.
+
+  Raises:
+    UserError: it cannot be read, or is of no kind that is.
   """
   try:
     with open(path, "rb") as file:
@@ -56,12 +73,12 @@ def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
   except OSError as error:
     raise UserError(f"{path} cannot be read: {error.strerror}") from error
   if start.startswith(b"\x89HDF\r\n\x1a\n"):
-    return keras_weights(read_h5(path))
+    return "h5"
+  if start[8:9] == b"{":  # before pickles: a header of 128 bytes begins as they do, and none of them has this
+    return "safetensors"
   # A pickle of any protocol since 2, or a zip file.
   if start.startswith(b"\x80") or (start.startswith(b"PK") and not _is_other_zip(path)):
-    return read_torch(path)
-  if start[8:9] == b"{":
-    return read_safetensors(path)[0]
+    return "torch"
   raise UserError(f"{path} is no weight file that is known: {_ACCEPTED}")
 
 

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from dlcourse.data.recipe import DataRecipe, Spec, digest_of
+from dlcourse.data.recipe import DataRecipe, Scaling, Spec, digest_of
 
 
 def test_a_spec_knows_only_what_the_data_has():
@@ -17,6 +17,13 @@ def test_without_a_scaling_batches_pass_unchanged():
   batch = {"tokens": np.arange(3)}
   assert spec.prepare(jax.random.key(0), batch) is batch
   assert spec.unscale(batch["tokens"]) is batch["tokens"]
+
+
+def test_a_scaling_goes_to_model_space_and_back():
+  scaling = Scaling(np.float32([0.5, 0.25]), np.float32(0.5))
+  images = np.float32([[0, 0], [1, 1]])
+  np.testing.assert_array_equal(scaling.scale(images), [[-1, -0.5], [1, 1.5]])
+  np.testing.assert_array_equal(scaling.unscale(scaling.scale(images)), images)
 
 
 def test_the_base_recipe_builds_nothing():

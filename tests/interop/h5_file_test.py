@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from dlcourse.errors import UserError
-from dlcourse.interop.h5_file import keras_weights, read_h5, write_h5
+from dlcourse.interop.h5_file import (
+  keras_opens,
+  keras_weights,
+  own_arrays,
+  read_h5,
+  read_text,
+  write_h5,
+  write_model,
+)
 
 
 def write(path, build):
@@ -101,6 +109,40 @@ def test_what_is_written_is_read_with_its_order_and_its_texts(tmp_path):
     assert file.attrs["model"] == "café"
     assert list(file.attrs["layer_names"]) == [b"z", b"a/b", b"a"]
     assert list(file["z"].attrs["weight_names"]) == [b"z/kernel", b"z/bias"]
+
+
+@pytest.mark.parametrize("length", [3, 200_000])
+def test_a_model_comes_back_with_its_texts_and_beside_what_keras_reads(tmp_path, length):
+  arrays = {"params/a/kernel": np.ones(2), "batch_stats/a/mean": np.zeros(3, np.float32)}
+  text, config = "é" * length, {"class_name": "Sequential", "config": {"layers": ["x" * length]}}
+  write_model(tmp_path / "m.h5", arrays, {"about": text}, (config, {"k/kernel": np.full(2, 5.0)}))
+  read = read_h5(tmp_path / "m.h5")
+  assert set(own_arrays(read)) == set(arrays)
+  for name, array in own_arrays(read).items():
+    assert array.dtype == arrays[name].dtype
+    np.testing.assert_array_equal(array, arrays[name])
+  assert read["model_weights/k/k/kernel"][0] == 5
+  assert read_text(tmp_path / "m.h5", "about", 2 * length) == text
+  assert read_text(tmp_path / "m.h5", "other", 2 * length) is None
+  assert keras_opens(tmp_path / "m.h5")
+  with pytest.raises(UserError, match="the attribute about is no text of up to"):
+    read_text(tmp_path / "m.h5", "about", 2 * length - 1)
+
+
+def test_a_model_that_keras_has_not_is_written_without(tmp_path):
+  write_model(tmp_path / "m.h5", {"params/a": np.ones(2)}, {})
+  assert not keras_opens(tmp_path / "m.h5")
+  assert list(read_h5(tmp_path / "m.h5")) == ["dlcourse/params/a"]
+
+
+@pytest.mark.parametrize(
+  "value", ["a text of any length", np.zeros(3), np.array([b"a", b"b"]), np.bytes_(b"\xff")]
+)
+def test_what_is_no_text_of_ours_is_one_line(tmp_path, value):
+  path = write(tmp_path / "m.h5", lambda file: file.attrs.__setitem__("about", value))
+  with pytest.raises(UserError, match="cannot be read as HDF5") as refused:
+    read_text(path, "about", 99)
+  assert "\n" not in str(refused.value)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -50,6 +50,15 @@ def assert_same(ours, theirs):
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+def test_a_header_that_begins_as_a_pickle_does_is_none(tmp_path):
+  path, begins = tmp_path / "w.safetensors", set()
+  for length in range(0, 300, 8):
+    write_safetensors(path, {"a": np.ones(2)}, {"text": "x" * length})
+    begins.add(path.read_bytes()[0])
+    np.testing.assert_array_equal(read_weights(path)["a"], 1)
+  assert 0x80 in begins
+
+
 @pytest.mark.parametrize("style", ["flat", "keras", "torch"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_naming_is_recognised(name, style, tmp_path):
