@@ -30,7 +30,7 @@ class Layer(NamedTuple):
     network: which of several networks ("generator"); "" where there is one.
     path: names of the modules down to the layer, joined by "/", as in the table of parameters.
     kind: class of the module ("Conv", "Dense", "BatchNorm"); MaxPool, AvgPool, GlobalPool are no modules.
-    block: class of the module at the first name of the path: "Bottleneck" for "conv2_1/norm1".
+    block: class of the module at the top of the network (see `block_of`): "Bottleneck" for "conv2_1/norm1".
     block_input: shape of what goes into that module, without the batch.
     block_output: shape of what comes out of it, without the batch.
     input: shape of what goes in, without the batch.
@@ -296,7 +296,7 @@ class Trace:
     module = self._modules.get(path, _Module(self.kind, (), ()))
     repeated = (work.times,) if work.times > 1 else ()
     module = module._replace(input=(*repeated, *module.input), output=(*repeated, *module.output))
-    first = path.partition("/")[0]
+    first = block_of(path)
     block = self._modules.get(first, module) if first != path else module
     return Layer(
       network=network,
@@ -312,6 +312,12 @@ class Trace:
       connections=self._connections(path, params, prod(module.output), composed),
       receptive_field=work.field.side if work.field else None,
     )
+
+
+def block_of(path: str) -> str:
+  """The module at the top of the network that a layer is in, or at the top of a backbone inside it."""
+  names = path.split("/")
+  return "/".join(names[: 2 if names[0] == "backbone" else 1])
 
 
 def _parts(path: str, rows: Iterable[str]) -> bool:

@@ -9,7 +9,7 @@ import jax
 
 from dlcourse.data.recipe import Spec
 from dlcourse.models.summary import summarise
-from dlcourse.models.trace import Layer, Shape
+from dlcourse.models.trace import Layer, Shape, block_of
 from dlcourse.task import Task
 
 LONG = 40  # rows of a table that is read at one go
@@ -79,8 +79,8 @@ def _layer(layer: Layer) -> str:
 
 
 def _block(layer: Layer) -> str:
-  depth = 2 if layer.network else 1
-  return "/".join(layer.path.split("/")[:depth])
+  prefix = f"{layer.network}/" if layer.network else ""
+  return prefix + block_of(layer.path.removeprefix(prefix))
 
 
 def _stage(layer: Layer) -> str:

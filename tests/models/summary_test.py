@@ -280,9 +280,10 @@ def test_every_experiment_has_a_summary_of_all_its_parameters(name):
   task = experiment.task.build(spec, experiment.steps)
   layers = task_summary(task, spec)
   state = jax.eval_shape(task.init, KEY, spec.batch)
-  assert sum(layer.parameters for layer in layers) == sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  params = task.network.variables(state)["params"] if task.network else state.params  # what is frozen, too
+  assert sum(layer.parameters for layer in layers) == sum(leaf.size for leaf in jax.tree.leaves(params))
   assert len({layer.path for layer in layers}) == len(layers)
-  keys = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in tree_paths(state.params)}
+  keys = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in tree_paths(params)}
   owners = {layer.path for layer in layers if layer.parameters}
   assert all(any(key.startswith(f"{owner}/") for key in keys) for owner in owners)
 

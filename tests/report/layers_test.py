@@ -41,6 +41,13 @@ def test_a_group_has_the_shapes_of_its_block_and_the_field_of_its_last_layer():
   assert (stage.parameters, stage.receptive_field) == (4, 9)
 
 
+def test_the_blocks_of_a_backbone_are_those_inside_it():
+  layers = [layer(f"backbone/conv1_{i}/{part}", block="Block") for i in (1, 2) for part in "ab"] + [
+    layer("output")
+  ]
+  assert [group.name for group in grouped(layers, 3)] == ["backbone/conv1_1", "backbone/conv1_2", "output"]
+
+
 def test_a_stage_of_one_block_has_its_name_and_networks_are_not_mixed():
   layers = [layer(f"{n}/conv1_1/{part}", block="Block", network=n) for n in "gd" for part in "ab"]
   assert [group.name for group in grouped(layers, 1)] == ["g/conv1_1", "d/conv1_1"]
