@@ -247,7 +247,7 @@ def _spec(facts: Facts) -> Spec:
     "mask": jax.ShapeDtypeStruct((1,), np.float32),
   }
   prepare = preparation(facts.scaling.scale, (), shapes)
-  return Spec(shapes, facts.classes, prepare=prepare, unscale=facts.scaling.unscale, scaling=facts.scaling)
+  return Spec(shapes, facts.classes, prepare=prepare, scaling=facts.scaling)
 
 
 @contextlib.contextmanager

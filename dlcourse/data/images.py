@@ -85,14 +85,7 @@ class Images(DataRecipe):
       return in_order(splits[split], self.batch_size)
 
     return Data(
-      spec=Spec(
-        shapes,
-        source.classes,
-        prepare=prepare,
-        augments=bool(self.augment),
-        unscale=scale.unscale,
-        scaling=scale,
-      ),
+      spec=Spec(shapes, source.classes, prepare=prepare, augments=bool(self.augment), scaling=scale),
       batch=batch,
       eval_batches=eval_batches,
       sizes={name: len(part["label"]) for name, part in splits.items()},

@@ -11,10 +11,6 @@ import numpy as np
 Batch = Mapping[str, jax.Array | np.ndarray]
 
 
-def _as_it_is(x):
-  return x
-
-
 def _without_augmentation(key: jax.Array | None, batch: Batch) -> Batch:
   del key
   return batch
@@ -50,9 +46,8 @@ class Spec:
     vocabulary: the symbols behind the token numbers.
     prepare: (key, batch) -> batch, pure and jitted with the step: scaling, and augmentation where a key is
       given (None at evaluation).
-    augments: whether `prepare` with a key changes the examples at random.
-    unscale: model-space images -> [0, 1], the inverse of the scaling in `prepare`.
-    scaling: that scaling, in numbers; None where the data is not images.
+    augments: whether training examples are changed at random, by `prepare` with a key or before.
+    scaling: of images, as `prepare` does it; None where the data is not images.
   """
 
   batch: Mapping[str, jax.ShapeDtypeStruct]
@@ -60,8 +55,11 @@ class Spec:
   vocabulary: tuple[str, ...] = ()
   prepare: Callable[[jax.Array | None, Batch], Batch] = _without_augmentation
   augments: bool = False
-  unscale: Callable = _as_it_is
   scaling: Scaling | None = None
+
+  def unscale(self, x: jax.Array) -> jax.Array:
+    """Images in model space -> [0, 1], the inverse of the scaling in `prepare`."""
+    return x if self.scaling is None else self.scaling.unscale(x)
 
   @property
   def num_classes(self) -> int | None:

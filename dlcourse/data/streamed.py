@@ -179,7 +179,7 @@ class StreamedImages(DataRecipe):
       return self._in_order(pool, *splits[split])
 
     return Data(
-      spec=Spec(shapes, stored.classes, prepare=prepare, augments=True, unscale=scale.unscale, scaling=scale),
+      spec=Spec(shapes, stored.classes, prepare=prepare, augments=True, scaling=scale),
       batch=self._shuffled(pool, *splits["train"]),
       eval_batches=eval_batches,
       sizes={name: len(which) for name, (_, which) in splits.items()},

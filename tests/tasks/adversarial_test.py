@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlcourse.data.recipe import Spec
+from dlcourse.data.recipe import Scaling, Spec
 from dlcourse.errors import UserError
 from dlcourse.models.dcgan import Discriminator, Generator
 from dlcourse.optim import Adam, Sgd
@@ -21,7 +21,8 @@ BATCH = {
   "mask": np.array([1, 1, 1, 1, 1, 0], np.float32),
 }
 SPEC = Spec(
-  jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), BATCH), unscale=lambda x: (x + 1) / 2
+  jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), BATCH),
+  scaling=Scaling(np.float32(0.5), np.float32(0.5)),
 )
 
 
@@ -118,7 +119,8 @@ def test_dcgan_takes_a_finite_step_and_keeps_both_networks_statistics():
   shape = {"image": (4, 8, 8, 1), "mask": (4,)}
   batch = {name: RNG.uniform(size=size).astype(np.float32) for name, size in shape.items()}
   spec = Spec(
-    jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch), unscale=lambda x: (x + 1) / 2
+    jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch),
+    scaling=Scaling(np.float32(0.5), np.float32(0.5)),
   )
   adam = Adam(learning_rate=1e-3, b1=0.5)
   task = Compete(Generator(latent_dim=2, width=2), Discriminator(width=2), adam, adam).build(spec, 10)
@@ -136,7 +138,7 @@ def test_padding_changes_no_metric_of_an_evaluation_by_batch_statistics():
   images = RNG.uniform(-1, 1, size=(4, 8, 8, 1)).astype(np.float32)
   batch = {"image": images, "mask": np.ones(4, np.float32)}
   padded = {"image": np.concatenate([images, np.full_like(images, 7)]), "mask": np.repeat([1.0, 0.0], 4)}
-  spec = Spec({}, unscale=lambda x: (x + 1) / 2)
+  spec = Spec({}, scaling=Scaling(np.float32(0.5), np.float32(0.5)))
   model = Generator(latent_dim=2, width=2, image_shape=(8, 8, 1)), Discriminator(width=2)
   task = Compete(*model, Adam(), Adam()).build(spec, 10)
   state = task.init(jax.random.key(0), batch)
