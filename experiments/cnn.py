@@ -121,6 +121,29 @@ def resnet_small() -> Experiment:
   return _small(ResNet((3, 3, 3), "basic", width=16, stem="small"))
 
 
+def resnet_fashion() -> Experiment:
+  """A residual network on all of Fashion-MNIST, with shifts and mirror images."""
+  return Experiment(
+    data=Images(
+      "tfds:fashion_mnist",
+      batch_size=128,
+      size=28,
+      scale="standard",
+      augment=(Shift(2), Flip()),
+      validation=0.02,
+    ),
+    task=Classify(
+      ResNet((2, 2, 2, 2), "basic", width=16, stem="small"),
+      AdamW(learning_rate=2e-3, schedule="cosine", warmup_steps=50, weight_decay=0.05),
+    ),
+    evaluators=(ConfusionMatrix(), Roc()),
+    best=Best(None),
+    steps=3_000,
+    eval_every=500,
+    small=("--data.source=digits", "--data.batch_size=8", "--steps=2", "--task.optimizer.warmup_steps=0"),
+  )
+
+
 def densenet_small() -> Experiment:
   """DenseNet of three blocks of four layers for 32x32 images, growth 12."""
   return _small(DenseNet((4, 4, 4), growth=12, stem="small"))
