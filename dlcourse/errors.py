@@ -7,6 +7,8 @@ import sysconfig
 import traceback
 from collections.abc import Iterable, Mapping
 
+_MOST_NAMES = 12  # that a message lists
+
 
 class UserError(Exception):
   """What the user gave cannot be used: one line that says what is wrong and what would be right.
@@ -25,7 +27,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
   """
   known = sorted(known)
   close = difflib.get_close_matches(name, known, n=1)
-  hint = f"perhaps you meant {close[0]!r}" if close else f"there are: {', '.join(known)}"
+  some = ", ".join(known[:_MOST_NAMES]) + (" …" if len(known) > _MOST_NAMES else "")
+  hint = f"perhaps you meant {close[0]!r}" if close else f"there are: {some}"
   return UserError(f"unknown {kind} {name!r}; {hint}")
 
 

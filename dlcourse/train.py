@@ -5,7 +5,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,7 +21,8 @@ from dlcourse.parallel import Mode, Program, batch_size, compile_task, make_mesh
 from dlcourse.progress import Display
 from dlcourse.task import TrainState
 
-_SHARED = ("--data.", "--task.model.")  # overrides that an experiment named by `init_from` is given too
+# Overrides that an experiment named by `init_from` is given too, and those that it is not.
+_SHARED, _NOT_SHARED = ("--data.", "--task.model."), "--data.augment"
 
 
 class Session(NamedTuple):
@@ -58,7 +59,8 @@ def train(
   with workdir.claimed(path, record), Checkpoints(path / "checkpoints") as checkpoints:
     latest = checkpoints.latest()
     if latest is None:
-      state, progress = _begin(experiment, program, path, overrides, options), Progress()
+      with workdir.withdrawn_if_refused(path):
+        state, progress = _begin(experiment, program, path, overrides, options), Progress()
     else:
       state, progress = checkpoints.restore(program.state, latest[0]), latest[1]
     if program.task.precompute:
@@ -75,13 +77,30 @@ def _begin(
   state, source = program.init(jax.random.key(options.seed)), experiment.init_from
   if source is None:
     return state
-  if source in catalogue():
-    shared = [override for override in overrides if override.startswith(_SHARED)]
-    train(source, shared, load(source, shared), path / "init", options)
-    source = str(path / "init")
-  from dlcourse.initial import begin_from  # which opens trained workdirs, and so needs this file
+  from dlcourse.initial import begin_from, from_network, network_of  # which needs this file
 
-  return begin_from(program.task.network, state, source)
+  network = network_of(program.task)
+  if source in catalogue():
+    shared = shared_overrides(overrides)
+    first = load(source, shared)
+    _, other = assemble(first, options.devices, options.parallel)
+    theirs = network_of(other.task).variables(other.state)
+    from_network(network.variables(program.state), theirs, source)  # before it is trained: does it fit?
+    logging.warning("first %s, in %s", source, path / "init")
+    train(source, shared, first, path / "init", options)
+    source = str(path / "init")
+  return begin_from(network, state, source)
+
+
+def shared_overrides(overrides: Sequence[str]) -> list[str]:
+  """Those of the data and the model, each with the values that follow it; augmentation is each phase's own."""
+  shared, taken = [], False
+  for token in overrides:
+    if token.startswith("--"):
+      taken = token.startswith(_SHARED) and not token.startswith(_NOT_SHARED)
+    if taken:
+      shared.append(token)
+  return shared
 
 
 def _check_dispatch(experiment: Experiment, options: Options) -> None:

@@ -180,11 +180,24 @@ def claimed(path: pathlib.Path, record: Mapping[str, Any]) -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def withdrawn_if_refused(path: pathlib.Path) -> Iterator[None]:
+  """Takes the record back where the very beginning is refused: it would bar the way to the right command."""
+  try:
+    yield
+  except UserError:
+    if jax.process_index() == 0:
+      (path / RECORD).unlink(missing_ok=True)
+    raise
+
+
 def _check_usable(path: pathlib.Path) -> None:
   """Makes the folder; refuses one that is somebody else's."""
   try:
     path.mkdir(parents=True, exist_ok=True)
-    others = [entry.name for entry in path.iterdir() if entry.name != ".lock" and entry.suffix != ".tmp"]
+    others = [
+      entry.name for entry in path.iterdir() if entry.name not in (".lock", "init") and entry.suffix != ".tmp"
+    ]
     if not os.access(path, os.W_OK):
       raise PermissionError(13, "no permission to write")
   except OSError as error:

@@ -88,7 +88,7 @@ def test_overrides_reach_fields_at_any_depth():
     ("cnn.lenet", "perhaps you meant 'cnn.lenet5'"),
     ("lenet5", "unknown experiment 'lenet5'"),
     ("cnn.", "unknown experiment"),
-    ("cnn.lenet5_seeds", "unknown experiment"),
+    ("cnn.lenet5_seeds", "is a study"),
     ("cnn.Experiment", "unknown experiment"),
     ("os.path.join", "unknown experiment"),
   ],

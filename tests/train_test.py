@@ -9,7 +9,7 @@ import pytest
 from dlcourse.checkpoint import Progress
 from dlcourse.errors import UserError
 from dlcourse.experiment import Best, Options, load
-from dlcourse.train import assemble, gave_up, judge, train
+from dlcourse.train import assemble, gave_up, judge, shared_overrides, train
 from dlcourse.trained import evaluate, open_trained, report
 
 NAME = "cnn.mlp"
@@ -172,3 +172,16 @@ def test_fields_that_make_no_network_are_refused_in_one_line(name, override):
 def test_a_diverged_run_stops_and_says_when(tmp_path):
   with pytest.raises(UserError, match="at step 5: training has diverged"):
     run(tmp_path, "--task.optimizer.learning_rate=1e30", "--task.model.norm=False")
+
+
+@pytest.mark.parametrize(
+  ("overrides", "shared"),
+  [
+    (["--data.size=8", "--steps=4", "--task.model.width=2"], ["--data.size=8", "--task.model.width=2"]),
+    (["--data.size", "8", "--steps", "4"], ["--data.size", "8"]),
+    (["--task.model.depths", "1", "-1", "--best.mode", "max"], ["--task.model.depths", "1", "-1"]),
+    (["--data.augment.0.pixels=2", "--data.augment.0.pixels", "3", "--task.hidden_dim=4"], []),
+  ],
+)
+def test_overrides_of_data_and_model_are_shared_with_their_values(overrides, shared):
+  assert shared_overrides(overrides) == shared

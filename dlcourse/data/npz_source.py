@@ -15,6 +15,7 @@ from dlcourse.data.source import ImageSet
 from dlcourse.errors import UserError, first_line
 
 MAX_BYTES = 8 * 2**30  # of the arrays in memory
+MOST_CLASSES = 100_000
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -45,7 +46,10 @@ def load_npz(path: str) -> ImageSet:
 
 def _read(file: Path) -> dict[str, np.ndarray]:
   if not file.is_file():
-    raise UserError(f"no such file: {file}")
+    raise UserError(
+      f"no such file: {file}; --data.source=npz:FILE takes one of MedMNIST (medmnist.com) or one like it, "
+      "folder:FOLDER your own images"
+    )
   try:
     with zipfile.ZipFile(file) as members:
       size = sum(member.file_size for member in members.infolist())
@@ -62,6 +66,14 @@ def _split(file: Path, name: str, arrays: Mapping[str, np.ndarray]) -> dict[str,
   if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
     raise UserError(
       f"{file}: {name}_images is {images.dtype} {images.shape}, not uint8 [N, H, W] or [N, H, W, C]"
+    )
+  if images.ndim == 4 and images.shape[-1] not in (1, 3):
+    raise UserError(
+      f"{file}: {name}_images has {images.shape[-1]} channels; images are grey (1) or coloured (3)"
+    )
+  if labels.size == len(images) and labels.dtype.kind in "iu" and labels.max() >= MOST_CLASSES:
+    raise UserError(
+      f"{file}: {name}_labels go up to {labels.max():,}, and more than {MOST_CLASSES:,} classes are none"
     )
   if labels.size != len(images) or labels.dtype.kind not in "iu" or labels.min() < 0:
     raise UserError(

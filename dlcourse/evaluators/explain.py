@@ -241,7 +241,7 @@ def of_each_class(data: Data, count: int) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Explain(Evaluator):
-  """Test images of every class with the evidence for the predicted class, by two methods.
+  """Test images of the first classes with the evidence for the predicted class, by two methods.
 
   A network without feature maps (an MLP) has no Grad-CAM, and is explained by integrated gradients alone.
   """

@@ -71,8 +71,8 @@ class DenseNet(nn.Module):
   """Width of the output; None: as many as the data has classes."""
 
   def __post_init__(self) -> None:
-    """Refuses to add no map."""
-    check_at_least(1, {"task.model.growth": self.growth})
+    """Refuses to add no map, and blocks without layers."""
+    check_at_least(1, {"task.model.growth": self.growth, "task.model.depths": min(self.depths, default=0)})
     super().__post_init__()
 
   @nn.compact

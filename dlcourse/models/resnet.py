@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dlcourse.errors import check_at_least
 from dlcourse.models.convolution import Conv
 from dlcourse.models.layers import Activation, Norm, Stem, activate, normalisation
 from dlcourse.models.pooling import max_pool
@@ -94,6 +95,11 @@ class ResNet(nn.Module):
   """Added to the variance by every norm; 1.001e-5 in Keras."""
   num_classes: int | None = None
   """Width of the output; None: as many as the data has classes."""
+
+  def __post_init__(self) -> None:
+    """Refuses a network without stages, and stages without blocks."""
+    check_at_least(1, {"task.model.depths": min(self.depths, default=0), "task.model.width": self.width})
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False, features: bool = False) -> jax.Array | dict:

@@ -53,6 +53,8 @@ def test_grey_images_get_a_channel_and_classes_their_names(save):
     ({"val_labels": np.array([0, -1, 2])}, "not one number from 0"),
     ({"test_images": np.zeros((2, 4, 4, 3), np.uint8)}, "differ in size"),
     ({"train_images": np.zeros((6, 5, 4, 3), np.float32)}, "not uint8"),
+    ({"train_labels": np.array([0, 1, 2, 0, 1, 2_000_000_000])}, "go up to 2,000,000,000"),
+    ({"train_images": np.zeros((6, 5, 4, 7), np.uint8)}, "7 channels"),
     ({"classes": np.array(["a"])}, "names 1 classes, the labels need 3"),
     ({"train_images": np.array([{}] * 6, dtype=object)}, "cannot be read as .npz"),
   ],
