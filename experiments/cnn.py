@@ -97,27 +97,42 @@ def _small(model: nn.Module) -> Experiment:
 
 
 def lenet5_modern() -> Experiment:
-  """LeNet-5 as it is built today, with ReLU and max pooling: the baseline of the small variants."""
+  """LeNet-5 as it is built today, with ReLU and max pooling: the baseline of the small variants.
+
+  Result: 55.4 % on CIFAR-10 after 10 epochs of 9,000 images, 0.4 min, busy core; see `small_architectures`.
+  """
   return _small(LeNet5Modern())
 
 
 def alexnet_small() -> Experiment:
-  """AlexNet (H2.9.1) for 32x32 images: a third of the filters, and batch norm for its response norm."""
+  """AlexNet (H2.9.1) for 32x32 images: a third of the filters, and batch norm for its response norm.
+
+  Result: 58.0 % on CIFAR-10 after 10 epochs of 9,000 images, 5.2 min, busy core; see `small_architectures`.
+  """
   return _small(AlexNet(filters=(32, 96, 128, 96, 96), stem="small", dense_dim=256, norm="batch"))
 
 
 def vgg_small() -> Experiment:
-  """VGG-11 (H2.9.2) for 32x32 images: a quarter of the filters, and batch norm."""
+  """VGG-11 (H2.9.2) for 32x32 images: a quarter of the filters, and batch norm.
+
+  Result: 58.4 % on CIFAR-10 after 10 epochs of 9,000 images, 2.5 min, busy core; see `small_architectures`.
+  """
   return _small(VGGNet((1, 1, 2, 2, 2), width=16, stem="small", dense_dim=256, norm="batch"))
 
 
 def googlenet_small() -> Experiment:
-  """GoogLeNet for 32x32 images: an eighth of the filters, and batch norm."""
+  """GoogLeNet for 32x32 images: an eighth of the filters, and batch norm.
+
+  Result: 60.4 % on CIFAR-10 after 10 epochs of 9,000 images, 17.5 min, busy core; see `small_architectures`.
+  """
   return _small(GoogLeNet(width=8, stem="small", norm="batch"))
 
 
 def resnet_small() -> Experiment:
-  """ResNet-20 (He et al., 2016, section 4.2; H2.9.4), the authors' own network for 32x32 images."""
+  """ResNet-20 (He et al., 2016, section 4.2; H2.9.4), the authors' own network for 32x32 images.
+
+  Result: 68.6 % on CIFAR-10 after 10 epochs of 9,000 images, 14.7 min, busy core; see `small_architectures`.
+  """
   return _small(ResNet((3, 3, 3), "basic", width=16, stem="small"))
 
 
@@ -145,22 +160,36 @@ def resnet_fashion() -> Experiment:
 
 
 def densenet_small() -> Experiment:
-  """DenseNet of three blocks of four layers for 32x32 images, growth 12."""
+  """DenseNet of three blocks of four layers for 32x32 images, growth 12.
+
+  Result: 66.2 % on CIFAR-10 after 10 epochs of 9,000 images, 15.4 min, busy core; see `small_architectures`.
+  """
   return _small(DenseNet((4, 4, 4), growth=12, stem="small"))
 
 
 def mobilenet_v2_small() -> Experiment:
-  """MobileNetV2 for 32x32 images: a quarter of the filters."""
+  """MobileNetV2 for 32x32 images: a quarter of the filters.
+
+  Result: 44.4 % on CIFAR-10 after 10 epochs of 9,000 images, 5.0 min, busy core; see `small_architectures`.
+  """
   return _small(MobileNetV2(width=0.25, stem="small"))
 
 
 def efficientnet_small() -> Experiment:
-  """EfficientNet-B0 for 32x32 images: a quarter of the filters."""
+  """EfficientNet-B0 for 32x32 images: a quarter of the filters.
+
+  Result: 47.2 % on CIFAR-10 after 10 epochs of 9,000 images, 22 min, busy core; see `small_architectures`.
+  """
   return _small(EfficientNet(width=0.25, stem="small"))
 
 
 def small_architectures() -> Study:
-  """Every architecture of chapter 2 beside LeNet-5 with one recipe: what thirty years of design are worth."""
+  """Every architecture of chapter 2 beside LeNet-5 with one recipe: what thirty years of design are worth.
+
+  Result: CIFAR-10, 10 epochs of 9,000 images (1 seed): ResNet 68.6 %, DenseNet 66.2, GoogLeNet 60.4, VGG 58.4,
+  AlexNet 58.0, LeNet-5 55.4, EfficientNet 47.2, MobileNetV2 44.4; 83 min on one busy core; with
+  `--data.per_class=1000 --data.source=npz:CIFAR10.npz --steps=1410 --eval_every=141`.
+  """
   names = ("lenet5_modern", "alexnet", "vgg", "googlenet", "resnet", "densenet", "mobilenet_v2", "efficientnet")
   return Study(
     runs=tuple(Run(name, f"cnn.{name if name == 'lenet5_modern' else name + '_small'}") for name in names),
@@ -399,7 +428,11 @@ def _for_lite0() -> Images:
 
 
 def transfer_features() -> Experiment:
-  """Feature extraction (H2.9.1): a new classifier on EfficientNet-Lite0 as ImageNet has taught it."""
+  """Feature extraction (H2.9.1): a new classifier on EfficientNet-Lite0 as ImageNet has taught it.
+
+  Result: 72.9 % on CIFAR-10 from 100 images a class, tested on 2,000; 2 min for the features, 4 s of training,
+  busy core; `--data.source=npz:CIFAR10.npz`.
+  """
   return Experiment(
     data=_for_lite0(),
     task=Transfer(EFFICIENTNET_LITE[0], Adam(learning_rate=1e-3)),
@@ -422,7 +455,10 @@ def explain() -> Experiment:
 
 
 def transfer_finetune() -> Experiment:
-  """Fine-tuning (H2.9.2): after feature extraction, the last 20 layers at a low rate too."""
+  """Fine-tuning (H2.9.2): after feature extraction, the last 20 layers at a low rate too.
+
+  Result: 73.1 % where feature extraction has 72.9 (as there, without shifts); 3.5 min more, busy core.
+  """
   return Experiment(
     data=dataclasses.replace(_for_lite0(), augment=(Shift(16),)),
     task=Transfer(EFFICIENTNET_LITE[0], Adam(learning_rate=1e-5), trainable_layers=20),
@@ -437,7 +473,10 @@ def transfer_finetune() -> Experiment:
 
 
 def transfer_scratch() -> Experiment:
-  """What transfer is measured by: the same network, on the same images, from random numbers."""
+  """What transfer is measured by: the same network, on the same images, from random numbers.
+
+  Result: 19.5 % where feature extraction has 72.9 %; 16 min, busy core; `--data.source=npz:CIFAR10.npz`.
+  """
   return Experiment(
     data=_for_lite0(),
     task=Classify(EFFICIENTNET_LITE[0], AdamW(learning_rate=2e-3, schedule="cosine", weight_decay=0.05)),
@@ -464,12 +503,18 @@ def _centred(model: nn.Module) -> Experiment:
 
 
 def centred_mlp() -> Experiment:
-  """An MLP that has seen digits in one place only, which it can read nowhere else (H2.2)."""
+  """An MLP that has seen digits in one place only, which it can read nowhere else (H2.2).
+
+  Result: 95.57 % ± 1.03, shifted by 6 pixels 11.1 % ± 2.3 (3 seeds, 95 % interval), 0.1 min; `translation`.
+  """
   return _centred(MLP(dropout=0.2))
 
 
 def centred_cnn() -> Experiment:
-  """Convolutions whose maps are flattened: the maps move with the image, and the dense layer is lost (H2.2)."""
+  """Convolutions whose maps are flattened: the maps move with the image, and the dense layer is lost (H2.2).
+
+  Result: 98.13 % ± 1.23, shifted by 6 pixels 17.2 % ± 3.9 (3 seeds, 95 % interval), 1.7 min; `translation`.
+  """
   return _centred(SmallCNN((16, 32), dropout=0.2))
 
 
@@ -477,6 +522,8 @@ def centred_cnn_pooled() -> Experiment:
   """The same convolutions with global average pooling, for which a shift of the maps is none (H2.2).
 
   It forgets where in the digit a stroke was, too, and so is right less often on digits in their place.
+
+  Result: 91.00 % ± 4.07, shifted by 6 pixels 87.9 % ± 1.4 (3 seeds, 95 % interval), 1.1 min; `translation`.
   """
   return _centred(SmallCNN((16, 32), global_pool=True, dropout=0.2))
 
@@ -485,6 +532,9 @@ def translation() -> Study:
   """What is left where centred digits are shifted by 6 pixels: MLP, CNN, globally pooled CNN (H2.2).
 
   `equivariance_error` compares the first maps of shifted digits with the shifted maps.
+
+  Result: accuracy, and shifted: MLP 95.6, 11.1 %, CNN 98.1, 17.2 %, pooled 91.0, 87.9 %; the first maps
+  shift with the image exactly; 9 min, busy core.
   """
   names = (("MLP", "centred_mlp"), ("CNN", "centred_cnn"), ("CNN, global pooling", "centred_cnn_pooled"))
   return Study(
@@ -520,7 +570,11 @@ def residual_layers() -> Experiment:
 
 
 def resnet_degradation() -> Study:
-  """Plain and residual networks of growing depth (H2.9.4): deeper plain ones fit even training images worse."""
+  """Plain and residual networks of growing depth (H2.9.4): deeper plain ones fit even training images worse.
+
+  Result: training loss at 8, 20, 56 layers: plain 1.475, 1.622, 2.290; residual 1.470, 1.438, 1.685 (1 seed,
+  600 steps on 9,000 images: `--data.source=npz:CIFAR10.npz --data.per_class=1000`); 21 min, busy core.
+  """
   depths = {8: 1, 20: 3, 56: 9}  # layers: blocks of each of three stages
   return Study(
     runs=tuple(
