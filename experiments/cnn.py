@@ -83,6 +83,9 @@ def mlp() -> Experiment:
   )
 
 
+_SMALLEST = ("--data.batch_size=8", "--steps=2", "--task.optimizer.warmup_steps=0")
+
+
 def _small(model: nn.Module) -> Experiment:
   """The one recipe of all small variants, so that they can be compared."""
   return Experiment(
@@ -92,7 +95,7 @@ def _small(model: nn.Module) -> Experiment:
     best=Best(None),
     steps=560,
     eval_every=56,
-    small=("--data.batch_size=8", "--steps=2", "--task.optimizer.warmup_steps=0"),
+    small=_SMALLEST,
   )
 
 
@@ -138,7 +141,8 @@ def resnet_small() -> Experiment:
 
 def resnet_fashion() -> Experiment:
   """A residual network on all of Fashion-MNIST, with shifts and mirror images."""
-  return Experiment(
+  return dataclasses.replace(
+    _small(ResNet((2, 2, 2, 2), "basic", width=16, stem="small")),
     data=Images(
       "tfds:fashion_mnist",
       batch_size=128,
@@ -147,15 +151,9 @@ def resnet_fashion() -> Experiment:
       augment=(Shift(2), Flip()),
       validation=0.02,
     ),
-    task=Classify(
-      ResNet((2, 2, 2, 2), "basic", width=16, stem="small"),
-      AdamW(learning_rate=2e-3, schedule="cosine", warmup_steps=50, weight_decay=0.05),
-    ),
-    evaluators=(ConfusionMatrix(), Roc()),
-    best=Best(None),
     steps=3_000,
     eval_every=500,
-    small=("--data.source=digits", "--data.batch_size=8", "--steps=2", "--task.optimizer.warmup_steps=0"),
+    small=("--data.source=digits", *_SMALLEST),
   )
 
 
@@ -595,20 +593,14 @@ def medical() -> Experiment:
 
   `--data.source` takes any file of MedMNIST (Yang et al., 2023), here that of pneumonia, or a folder of images.
   """
-  return Experiment(
+  return dataclasses.replace(
+    resnet_small(),
     data=Images("npz:pneumoniamnist.npz", batch_size=64, size=32, scale="standard", augment=(Shift(3),)),
-    task=Classify(
-      ResNet((3, 3, 3), "basic", width=16, stem="small"),
-      AdamW(learning_rate=2e-3, schedule="cosine", warmup_steps=50, weight_decay=0.05),
-    ),
     evaluators=(ConfusionMatrix(), Roc(), Intervals(), Explain()),
     best=Best("loss", patience=10),
     steps=1_000,
     eval_every=50,
-    small=(
-      *("--data.source=digits", "--data.batch_size=8", "--steps=2", "--task.optimizer.warmup_steps=0"),
-      *("--evaluators.3.steps=2", "--evaluators.3.scored=1"),
-    ),
+    small=("--data.source=digits", *_SMALLEST, "--evaluators.3.steps=2", "--evaluators.3.scored=1"),
   )
 
 

@@ -126,9 +126,7 @@ class Images(DataRecipe):
     if max(height, width) > self.size or self.fit == "resize":
       images = np.stack([_resize(image, self.size) for image in images])
     else:
-      top, left = (self.size - height) // 2, (self.size - width) // 2
-      bottom, right = self.size - height - top, self.size - width - left
-      images = np.pad(images, ((0, 0), (top, bottom), (left, right), (0, 0)))
+      images = padded(images, self.size)
     return {**part, "image": images}
 
 
@@ -147,6 +145,13 @@ def _ranks(labels: np.ndarray) -> np.ndarray:
 
 def _rows(part: Arrays, which: np.ndarray) -> Arrays:
   return {name: array[which] for name, array in part.items()}
+
+
+def padded(images: np.ndarray, side: int) -> np.ndarray:
+  """[N, H, W, C] in the middle of [N, side, side, C], with 0 around them."""
+  height, width = images.shape[1:3]
+  top, left = (side - height) // 2, (side - width) // 2
+  return np.pad(images, ((0, 0), (top, side - height - top), (left, side - width - left), (0, 0)))
 
 
 def _resize(image: np.ndarray, side: int) -> np.ndarray:

@@ -11,9 +11,9 @@ from PIL import Image
 
 from dlcourse.data.image_files import image_size, read_image
 from dlcourse.data.image_sources import load_images
-from dlcourse.data.images import Images
+from dlcourse.data.images import Images, padded
 from dlcourse.data.recipe import DataRecipe
-from dlcourse.data.streamed import EVALUATED, StreamedImages
+from dlcourse.data.streamed import StreamedImages, cut, middle
 
 Fit = Literal["pad", "resize", "middle"]
 
@@ -56,23 +56,9 @@ def read_single(path: Path | str, shape: tuple[int, int, int], fit: Fit) -> np.n
   """
   side, _, channels = shape
   if fit == "middle":
-    pixels = _middle(read_image(path), side)
+    pixels = cut(read_image(path), middle, side)
   elif fit == "resize" or max(image_size(path)) > side:
     pixels = read_image(path, side)
   else:
-    pixels = _padded(read_image(path), side)
+    pixels = padded(read_image(path)[None], side)[0]
   return pixels if channels == 3 else np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
-
-
-def _middle(pixels: np.ndarray, side: int) -> np.ndarray:
-  height, width = pixels.shape[:2]
-  part = EVALUATED * min(height, width)
-  left, top = (width - part) / 2, (height - part) / 2
-  box = (left, top, left + part, top + part)
-  return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, box=box))
-
-
-def _padded(pixels: np.ndarray, side: int) -> np.ndarray:
-  height, width = pixels.shape[:2]
-  top, left = (side - height) // 2, (side - width) // 2
-  return np.pad(pixels, ((top, side - height - top), (left, side - width - left), (0, 0)))

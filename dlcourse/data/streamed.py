@@ -21,7 +21,7 @@ from dlcourse.data.image_sources import load_images
 from dlcourse.data.images import LARGEST_BATCH, LARGEST_SIDE
 from dlcourse.data.recipe import Data, DataRecipe, Spec, digest_of
 from dlcourse.data.scaling import FixedScale, preparation, scaling
-from dlcourse.data.tfds_source import open_tfds
+from dlcourse.data.tfds_source import catalogue_entry, open_tfds
 from dlcourse.errors import UserError, check_at_least, check_between, unknown
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -183,9 +183,7 @@ class StreamedImages(DataRecipe):
       batch=self._shuffled(pool, *splits["train"]),
       eval_batches=eval_batches,
       sizes={name: len(which) for name, (_, which) in splits.items()},
-      digest=digest_of(
-        [np.frombuffer(stored.digest.encode(), np.uint8), *(which for _, which in splits.values())]
-      ),
+      digest=_digest(stored.digest, *(which for _, which in splits.values())),
       description=f"{stored.description}. Licence: {stored.licence}. Citation: {stored.citation}",
     )
 
@@ -235,7 +233,7 @@ class StreamedImages(DataRecipe):
 
     def begin(_: int, number: int) -> list[Future]:
       rows = which[number * self.batch_size : (number + 1) * self.batch_size]
-      return [pool.submit(_read, images, row, _middle, self.size) for row in rows]
+      return [pool.submit(_read, images, row, middle, self.size) for row in rows]
 
     begun = _begun_ahead(begin, self.ahead)
     for number in range(-(-len(which) // self.batch_size)):
@@ -268,11 +266,8 @@ def _open_tfds(name: str) -> Stored:
   facts = [info.full_name, *((str(name), x.num_bytes, x.shard_lengths) for name, x in info.splits.items())]
   return Stored(
     splits={split: _Records(source, str(builder.data_dir)) for split, source in sources.items()},
-    classes=tuple(info.features["label"].names),
-    description=f"{info.full_name} of TensorFlow Datasets",
-    licence=" ".join((info.redistribution_info.license or "none stated").split()),
-    citation=info.citation or "none stated",
-    digest=_digest(repr(facts).encode()),
+    **catalogue_entry(info),
+    digest=_digest(repr(facts)),
   )
 
 
@@ -347,7 +342,7 @@ def _read(
   """(uint8 [S, S, 3], label, 1), or a black image and 0 for one that cannot be decoded."""
   example = images[int(index)]
   try:
-    return _cut(example["image"], box, size), example["label"], 1.0
+    return cut(example["image"], box, size), example["label"], 1.0
   except BadImage as error:
     _masked(f"number {index} with label {example['label']}: {error}")
     return np.zeros((size, size, 3), np.uint8), example["label"], 0.0
@@ -358,7 +353,7 @@ def _masked(reason: str) -> None:
   logging.warning("left out an image: %s", reason)
 
 
-def _cut(image: bytes | np.ndarray, box: Callable[[int, int, int], Box], size: int) -> np.ndarray:
+def cut(image: bytes | np.ndarray, box: Callable[[int, int, int], Box], size: int) -> np.ndarray:
   """A box of an image, scaled (bilinear with antialiasing) to uint8 [S, S, 3]."""
   pixels = read_image(image) if isinstance(image, bytes) else image
   height, width = pixels.shape[:2]
@@ -367,14 +362,14 @@ def _cut(image: bytes | np.ndarray, box: Callable[[int, int, int], Box], size: i
   return np.asarray(resized)
 
 
-def _middle(width: int, height: int, size: int) -> Box:
+def middle(width: int, height: int, size: int) -> Box:
   """The centred square that is evaluated."""
   side = EVALUATED * min(width, height)
   return _box((width - side) / 2, (height - side) / 2, side, side)
 
 
-def _digest(facts: bytes, *arrays: np.ndarray) -> str:
-  return digest_of([np.frombuffer(facts, np.uint8), *arrays])
+def _digest(facts: str, *arrays: np.ndarray) -> str:
+  return digest_of([np.frombuffer(facts.encode(), np.uint8), *arrays])
 
 
 def _box(left: float, top: float, across: float, down: float) -> Box:

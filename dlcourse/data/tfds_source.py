@@ -39,13 +39,17 @@ def load_tfds(name: str, size: int) -> ImageSet:
   except (RuntimeError, ValueError, OSError) as error:  # array_record raises RuntimeError
     reason = " ".join(str(error).split())[:200]
     raise UserError(f"{builder.data_dir} is damaged ({reason}); delete it and prepare it again") from error
-  return ImageSet(
-    splits=splits,
-    classes=tuple(info.features["label"].names),
-    description=f"{info.full_name} of TensorFlow Datasets",
-    licence=" ".join((info.redistribution_info.license or "none stated").split()),
-    citation=info.citation or "none stated",
-  )
+  return ImageSet(splits=splits, **catalogue_entry(info))
+
+
+def catalogue_entry(info: Any) -> dict[str, Any]:
+  """What TFDS says of a set: classes, description, licence and citation of an `ImageSet`."""
+  return {
+    "classes": tuple(info.features["label"].names),
+    "description": f"{info.full_name} of TensorFlow Datasets",
+    "licence": " ".join((info.redistribution_info.license or "none stated").split()),
+    "citation": info.citation or "none stated",
+  }
 
 
 def open_tfds(name: str, decode: bool = True) -> tuple[Any, dict[str, Any]]:

@@ -9,6 +9,7 @@ from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError, check_at_least
 from dlcourse.evaluators import Evaluator, Report
 from dlcourse.report.figures import confusion_figure, labelled_images, roc_figure, shortened
+from dlcourse.task import Task
 
 
 def predictions(task, state, data: Data, key: jax.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -29,6 +30,32 @@ def predictions(task, state, data: Data, key: jax.Array) -> tuple[np.ndarray, np
       "train again in another --workdir, perhaps with a lower learning rate"
     )
   return probabilities, labels, images
+
+
+def check_classifier(task, state, data: Data, key: jax.Array, evaluator: str) -> None:
+  """Refuses, in one line, a task that does not give every image of the test split one of the classes.
+
+  Args:
+    task: a task or its compiled `Program`.
+    state: a TrainState.
+    data: of the experiment.
+    key: of the prediction.
+    evaluator: who asks.
+
+  Raises:
+    UserError: the data has no labelled images, or the prediction is no [B, classes].
+  """
+  batch = next(iter(data.eval_batches("test")))
+  if not {"image", "label"} <= set(batch):
+    raise UserError(f"{evaluator} needs labelled images; this data has {', '.join(sorted(batch))}")
+  predicted = jax.eval_shape(task_of(task).predict, state, key, batch)
+  if getattr(predicted, "shape", None) != (len(batch["label"]), data.spec.num_classes):
+    raise UserError(f"{evaluator} needs a task that classifies images; this one does something else with them")
+
+
+def task_of(task) -> Task:
+  """What a `Program` was compiled from; a task is its own."""
+  return getattr(task, "task", task)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,8 +21,8 @@ import numpy as np
 from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError, check_at_least, unknown
 from dlcourse.evaluators import Evaluator, Report
-from dlcourse.report.figures import shortened
-from dlcourse.task import Task
+from dlcourse.evaluators.classification import check_classifier, task_of
+from dlcourse.report.figures import new_figure, shortened
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -198,32 +198,6 @@ def deletion(
   return jnp.trapezoid(curve, dx=1 / steps, axis=0)
 
 
-def check_classifier(task, state, data: Data, key: jax.Array, evaluator: str) -> None:
-  """Refuses, in one line, a task that does not give every image of the test split one of the classes.
-
-  Args:
-    task: a task or its compiled `Program`.
-    state: a TrainState.
-    data: of the experiment.
-    key: of the prediction.
-    evaluator: who asks.
-
-  Raises:
-    UserError: the data has no labelled images, or the prediction is no [B, classes].
-  """
-  batch = next(iter(data.eval_batches("test")))
-  if not {"image", "label"} <= set(batch):
-    raise UserError(f"{evaluator} needs labelled images; this data has {', '.join(sorted(batch))}")
-  predicted = jax.eval_shape(task_of(task).predict, state, key, batch)
-  if getattr(predicted, "shape", None) != (len(batch["label"]), data.spec.num_classes):
-    raise UserError(f"{evaluator} needs a task that classifies images; this one does something else with them")
-
-
-def task_of(task) -> Task:
-  """What a `Program` was compiled from; a task is its own."""
-  return getattr(task, "task", task)
-
-
 def of_each_class(data: Data, count: int) -> dict[str, np.ndarray]:
   """The first test image of every class, then the second of every class … until there are `count`, or all.
 
@@ -349,11 +323,9 @@ def explanations(images: np.ndarray, titles: Sequence[str], maps: Mapping[str, n
     titles: N.
     maps: `GRAD_CAM` and `INTEGRATED`, or one of them -> [N or more, H, W].
   """
-  from matplotlib.figure import Figure  # takes a second that training need not wait for
-
   columns, rows = min(COLUMNS, len(images)), 1 + len(maps)
   blocks = -(-len(images) // columns)
-  figure = Figure(figsize=(1.35 * columns + 0.4, (1.4 * rows + 0.3) * blocks + 0.2), layout="constrained")
+  figure = new_figure(1.35 * columns + 0.4, (1.4 * rows + 0.3) * blocks + 0.2)
   grid = figure.subplots(rows * blocks, columns, squeeze=False)
   for axes in grid.flat:
     axes.set(xticks=[], yticks=[])

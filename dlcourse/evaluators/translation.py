@@ -21,8 +21,8 @@ from flax.traverse_util import flatten_dict
 from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError, check_at_least
 from dlcourse.evaluators import Evaluator, Report
-from dlcourse.evaluators.classification import predictions
-from dlcourse.evaluators.explain import check_classifier, task_of
+from dlcourse.evaluators.classification import check_classifier, predictions, task_of
+from dlcourse.report.figures import new_figure
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -181,9 +181,7 @@ def _guessed_where_moved(task, state, data: Data, key: jax.Array, down: int, rig
 
 def _curves(rows: Sequence[Mapping[str, float]], classes: int) -> Figure:
   """Accuracy by shift, a line an axis, and what guessing would give."""
-  from matplotlib.figure import Figure  # takes a second that training need not wait for
-
-  figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+  figure = new_figure(5.2, 3.6)
   axes = figure.subplots()
   for along, across, style in (("right", "down", "o-"), ("down", "right", "s--")):
     points = sorted((row[along], row["accuracy"]) for row in rows if not row[across])

@@ -4,6 +4,7 @@ HDF5 can point to other files, hold a data set of terabytes in a few bytes, and 
 What is not a plain array of numbers inside the file, of about the size that the file has, is refused unread.
 """
 
+import contextlib
 import json
 import pathlib
 import re
@@ -14,14 +15,14 @@ import h5py
 import numpy as np
 
 from dlcourse.errors import UserError, first_line
-from dlcourse.interop.whole_file import whole_file
+from dlcourse.whole_file import whole_file
 
 _DEEPEST = 16  # groups in groups
 _MOST_COMPRESSED = 20  # weights hardly compress at all
 _LONGEST = 200  # characters of a layer's name
 OWN = "dlcourse"  # the group of a model's arrays as they are called here
-# Keras 2 would convert the weights of a file that states no version.
 _DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)  # what h5py then raises
+# Keras 2 would convert the weights of a file that states no version.
 _KERAS = {"keras_version": "3.0.0", "backend": "jax"}
 
 # Keras 3 numbers the weights of a layer; what they are follows from its class.
@@ -34,6 +35,16 @@ _WEIGHTS = {
 }
 
 
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[h5py.File]:
+  """The file to read; what is damaged is one line."""
+  try:
+    with h5py.File(path, "r", locking=False) as file:
+      yield file
+  except _DAMAGED as error:
+    raise UserError(f"{path} cannot be read as HDF5: {first_line(error)}") from error
+
+
 def read_h5(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Every array of the file: "group/…/name" -> array, in the order of the file.
 
@@ -43,18 +54,15 @@ def read_h5(path: pathlib.Path) -> dict[str, np.ndarray]:
   Raises:
     UserError: the file is damaged, or holds links out of it, text, objects, or more than it has room for.
   """
-  try:
-    with h5py.File(path, "r", locking=False) as file:
-      found: dict[str, h5py.Dataset] = {}
-      for name, dataset in _datasets(path, file, ""):
-        if found.setdefault(name, dataset) is not dataset:
-          raise UserError(f"{path}: two arrays are called {name}; layers need names of their own")
-      declared, size = sum(dataset.nbytes for dataset in found.values()), path.stat().st_size
-      if declared > _MOST_COMPRESSED * size:
-        raise UserError(f"{path} declares {declared:,} bytes of arrays and has {size:,}; it was not read")
-      return {name: dataset[()] for name, dataset in found.items()}
-  except _DAMAGED as error:
-    raise UserError(f"{path} cannot be read as HDF5: {first_line(error)}") from error
+  with _opened(path) as file:
+    found: dict[str, h5py.Dataset] = {}
+    for name, dataset in _datasets(path, file, ""):
+      if found.setdefault(name, dataset) is not dataset:
+        raise UserError(f"{path}: two arrays are called {name}; layers need names of their own")
+    declared, size = sum(dataset.nbytes for dataset in found.values()), path.stat().st_size
+    if declared > _MOST_COMPRESSED * size:
+      raise UserError(f"{path} declares {declared:,} bytes of arrays and has {size:,}; it was not read")
+    return {name: dataset[()] for name, dataset in found.items()}
 
 
 def _datasets(path: pathlib.Path, group: h5py.Group, prefix: str) -> Iterator[tuple[str, h5py.Dataset]]:
@@ -123,17 +131,14 @@ def read_text(path: pathlib.Path, name: str, longest: int) -> str | None:
   Raises:
     UserError: the file is damaged, or it is no such text.
   """
-  try:
-    with h5py.File(path, "r", locking=False) as file:
-      if name not in file.attrs:
-        return None
-      stored = file.attrs.get_id(name)
-      # Of a text of variable length HDF5 believes the length, and allocates it.
-      if stored.shape != () or stored.dtype.kind != "S" or stored.dtype.itemsize > longest:
-        raise ValueError(f"the attribute {name} is no text of up to {longest:,} bytes")
-      return file.attrs[name].decode()
-  except _DAMAGED as error:
-    raise UserError(f"{path} cannot be read as HDF5: {first_line(error)}") from error
+  with _opened(path) as file:
+    if name not in file.attrs:
+      return None
+    stored = file.attrs.get_id(name)
+    # Of a text of variable length HDF5 believes the length, and allocates it.
+    if stored.shape != () or stored.dtype.kind != "S" or stored.dtype.itemsize > longest:
+      raise ValueError(f"the attribute {name} is no text of up to {longest:,} bytes")
+    return file.attrs[name].decode()
 
 
 def keras_opens(path: pathlib.Path) -> bool:
@@ -142,11 +147,8 @@ def keras_opens(path: pathlib.Path) -> bool:
   Raises:
     UserError: the file is damaged.
   """
-  try:
-    with h5py.File(path, "r", locking=False) as file:
-      return "model_config" in file.attrs
-  except _DAMAGED as error:
-    raise UserError(f"{path} cannot be read as HDF5: {first_line(error)}") from error
+  with _opened(path) as file:
+    return "model_config" in file.attrs
 
 
 def write_h5(

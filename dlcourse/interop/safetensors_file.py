@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from dlcourse.errors import UserError, described
-from dlcourse.interop.whole_file import whole_file
+from dlcourse.whole_file import whole_file
 
 _LONGEST_HEADER = 2**22  # bytes; the largest network here needs a thirtieth of that
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from dlcourse.models.trace import Layer, Shape
-from dlcourse.report.figures import shortened
+from dlcourse.report.figures import new_figure, shortened
 from dlcourse.report.layers import Group, grouped
 
 if TYPE_CHECKING:
@@ -199,15 +199,13 @@ def _row_height(row: Sequence[list[_Box]], scale: _Scale) -> float:
 
 
 def _drawn(rows: Sequence[tuple[str, list[list[_Box]]]], scale: _Scale) -> Figure:
-  from matplotlib.figure import Figure
-
   looks = dict.fromkeys(box.look for _, row in rows for column in row for box in column if box.look != INPUT)
   heads = [4 * LINE if title else LINE for title, _ in rows]
   heights = [_row_height(row, scale) for _, row in rows]
   widths = [sum(_width(column, scale) + GAP for column in row) for _, row in rows]
   width = 2 * MARGIN + max(*widths, KEY * len(looks), LETTER * len(CAPTION))
   total = sum(heads) + sum(heights) + 2 * MARGIN + 3 * LINE
-  figure = Figure(figsize=(width, total))
+  figure = new_figure(width, total, layout=None)
   axes = figure.add_axes((0, 0, 1, 1))
   axes.set(xlim=(0, width), ylim=(0, total))
   axes.set_axis_off()

@@ -20,7 +20,7 @@ MANY_CURVES = 10  # as many as there are colours and places in a legend
 GRID_SIDE = 400  # pixels of the shorter side of a saved grid, at least
 
 
-def _figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
+def new_figure(width: float, height: float, layout: str | None = "constrained") -> Figure:
   """An empty figure, in inches. Matplotlib is imported here: it takes a second that training need not wait."""
   from matplotlib.figure import Figure
 
@@ -35,7 +35,7 @@ def learning_curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], b
     names: the metrics to draw.
     best_step: marked by a vertical line where given.
   """
-  figure = _figure(5.2 * len(names), 3.6)
+  figure = new_figure(5.2 * len(names), 3.6)
   for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
     for split in ("train", "validation"):
       points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
@@ -59,7 +59,7 @@ def line_figure(lines: Mapping[str, Mapping[float, Sequence[float]]], xlabel: st
     xlabel: of the axis.
     ylabel: of the axis.
   """
-  figure = _figure(5.5, 4.0)
+  figure = new_figure(5.5, 4.0)
   axes = figure.subplots()
   for name, points in lines.items():
     at = sorted(points)
@@ -85,7 +85,7 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
   classes = [shortened(name, LONG_NAME) for name in classes]
   longest = max(map(len, classes))
   side = max(4.0, 0.5 * len(classes) + 1.5) + 0.06 * longest
-  figure = _figure(side + 0.8, side)
+  figure = new_figure(side + 0.8, side)
   axes = figure.subplots()
   image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
   figure.colorbar(image, ax=axes, shrink=0.8, label="share of the label")
@@ -107,7 +107,7 @@ def roc_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]]) -> Fi
   Args:
     curves: name -> (false positive rate, true positive rate, area).
   """
-  figure = _figure(5.5, 4.5)
+  figure = new_figure(5.5, 4.5)
   axes = figure.subplots()
   least = sorted(curves, key=lambda name: curves[name][2])[:MANY_CURVES]
   for name, (false, true, area) in curves.items():
@@ -126,7 +126,7 @@ def roc_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]]) -> Fi
 def labelled_images(images: np.ndarray, titles: Sequence[str], columns: int = 6) -> Figure:
   """uint8 images [N, H, W, C], each under its title."""
   rows = -(-len(images) // columns)
-  figure = _figure(1.6 * columns, 2.05 * rows)
+  figure = new_figure(1.6 * columns, 2.05 * rows)
   for index, axes in enumerate(np.atleast_1d(figure.subplots(rows, columns)).flat):
     axes.set_axis_off()
     if index < len(images):
@@ -154,7 +154,7 @@ def image_grid(images: np.ndarray, columns: int | None = None) -> Figure:
   """Images [N, H, W, C] in [0, 1], `columns` a row."""
   picture = tile(images, min(columns or grid_columns(len(images)), len(images)))
   height, width = picture.shape[:2]
-  figure = _figure(6, 6 * height / width, layout=None)
+  figure = new_figure(6, 6 * height / width, layout=None)
   axes = figure.add_axes((0, 0, 1, 1))
   axes.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
   axes.set_axis_off()
@@ -180,7 +180,7 @@ def text_page(texts: Sequence[str]) -> Figure:
     lines.append(f"── {number} " + "─" * 66)
     for line in text.splitlines():
       lines += textwrap.wrap(line, 72, drop_whitespace=False) or [""]
-  figure = _figure(7, 0.145 * len(lines) + 0.3, layout=None)
+  figure = new_figure(7, 0.145 * len(lines) + 0.3, layout=None)
   page = "\n".join(lines).replace("$", r"\$")
   figure.text(0.02, 0.98, page, family="monospace", fontsize=8.5, va="top")
   return figure

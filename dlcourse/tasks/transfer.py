@@ -5,8 +5,6 @@ no weight decay can reach it.
 """
 
 import dataclasses
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
@@ -27,6 +25,7 @@ from dlcourse.models.transfer import Transferred
 from dlcourse.optim import Optimizer
 from dlcourse.task import Network, Task, TaskRecipe, TrainState, complete
 from dlcourse.tasks.supervised import classification, supervised
+from dlcourse.whole_file import whole_file
 
 SPLITS = ("train", "validation", "test")
 
@@ -204,8 +203,7 @@ def _write(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
   """Whole or not at all; a cache that cannot be written costs time and nothing else."""
   try:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npz", delete=False) as temporary:
-      np.savez(temporary, **arrays)
-    os.replace(temporary.name, file)
-  except OSError as error:
+    with whole_file(file) as temporary, open(temporary, "wb") as opened:
+      np.savez(opened, **arrays)
+  except (OSError, UserError) as error:
     logging.warning("the features are not kept: %s", error)

@@ -3,7 +3,7 @@
 import pytest
 
 from dlcourse.errors import UserError
-from dlcourse.interop.whole_file import whole_file
+from dlcourse.whole_file import whole_file
 
 
 def test_the_file_appears_when_all_is_written(tmp_path):
