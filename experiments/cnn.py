@@ -166,19 +166,34 @@ def densenet_small() -> Experiment:
 
 
 def mobilenet_v2_small() -> Experiment:
-  """MobileNetV2 for 32x32 images: a quarter of the filters.
-
-  Result: 44.4 % on CIFAR-10 after 10 epochs of 9,000 images, 5.0 min, busy core; see `small_architectures`.
-  """
-  return _small(MobileNetV2(width=0.25, stem="small"))
+  """MobileNetV2 for 32x32 images: half of the filters, and five stages of the seven."""
+  return _small(
+    MobileNetV2(
+      width=0.5,
+      filters=(16, 24, 32, 64, 96),
+      depths=(1, 2, 2, 2, 1),
+      strides=(1, 1, 2, 2, 1),
+      stem="small",
+      dropout=0.0,
+    )
+  )
 
 
 def efficientnet_small() -> Experiment:
-  """EfficientNet-B0 for 32x32 images: a quarter of the filters.
-
-  Result: 47.2 % on CIFAR-10 after 10 epochs of 9,000 images, 22 min, busy core; see `small_architectures`.
-  """
-  return _small(EfficientNet(width=0.25, stem="small"))
+  """EfficientNet for 32x32 images: half of the filters of B0, and five of its stages."""
+  return _small(
+    EfficientNet(
+      width=0.5,
+      filters=(16, 24, 40, 80, 112),
+      depths=(1, 2, 2, 2, 1),
+      kernels=(3, 3, 5, 3, 5),
+      strides=(1, 1, 2, 2, 1),
+      stem="small",
+      dropout=0.0,
+      drop_connect=0.0,
+      momentum=0.9,
+    )
+  )
 
 
 def small_architectures() -> Study:
