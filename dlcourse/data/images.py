@@ -13,6 +13,7 @@ from dlcourse.data.image_sources import load_images
 from dlcourse.data.recipe import Data, DataRecipe, Spec, digest_of
 from dlcourse.data.scaling import Scale, preparation, scaling
 from dlcourse.data.source import ImageSet
+from dlcourse.data.splits import held_out, in_random_order, ranks, rows
 from dlcourse.errors import UserError, check_at_least, check_between, unknown
 
 Arrays = dict[str, np.ndarray]
@@ -97,18 +98,17 @@ class Images(DataRecipe):
     """The three splits of a source, stratified by class where they are made here."""
     splits = dict(source.splits)
     if "test" not in splits:
-      whole = _shuffled(splits.pop("all" if "all" in splits else "train"), self.split_seed)
-      test = _ranks(whole["label"]) % self.folds == self.fold
-      splits |= {"train": _rows(whole, ~test), "test": _rows(whole, test)}
+      whole = in_random_order(splits.pop("all" if "all" in splits else "train"), self.split_seed)
+      test = ranks(whole["label"]) % self.folds == self.fold
+      splits |= {"train": rows(whole, ~test), "test": rows(whole, test)}
     if self.per_class is not None:
       for name in {"train", "validation"} & set(splits):
-        part = _shuffled(splits[name], self.split_seed + 2)
-        splits[name] = _rows(part, _ranks(part["label"]) < self.per_class)
+        part = in_random_order(splits[name], self.split_seed + 2)
+        splits[name] = rows(part, ranks(part["label"]) < self.per_class)
     if "validation" not in splits:
-      train = _shuffled(splits["train"], self.split_seed + 1)
-      ranks, share = _ranks(train["label"]), self.validation
-      held_out = np.floor((ranks + 1) * share) > np.floor(ranks * share)  # evenly spread ranks
-      splits |= {"train": _rows(train, ~held_out), "validation": _rows(train, held_out)}
+      train = in_random_order(splits["train"], self.split_seed + 1)
+      chosen = held_out(train["label"], self.validation)
+      splits |= {"train": rows(train, ~chosen), "validation": rows(train, chosen)}
     empty = [name for name, part in splits.items() if not len(part["label"])]
     if empty:
       raise UserError(
@@ -128,23 +128,6 @@ class Images(DataRecipe):
     else:
       images = padded(images, self.size)
     return {**part, "image": images}
-
-
-def _shuffled(part: Arrays, seed: int) -> Arrays:
-  return _rows(part, np.random.default_rng(seed).permutation(len(part["label"])))
-
-
-def _ranks(labels: np.ndarray) -> np.ndarray:
-  """[N] how many examples of its own class stand before each one: rank % k cuts stratified k-ths."""
-  ranks = np.empty(len(labels), np.int64)
-  for label in np.unique(labels):
-    of_class = labels == label
-    ranks[of_class] = np.arange(of_class.sum())
-  return ranks
-
-
-def _rows(part: Arrays, which: np.ndarray) -> Arrays:
-  return {name: array[which] for name, array in part.items()}
 
 
 def padded(images: np.ndarray, side: int) -> np.ndarray:

@@ -26,7 +26,7 @@ def load_npz(path: str) -> ImageSet:
     UserError: no such file, damaged, too large, or with other arrays than these.
   """
   file = Path(path).expanduser()
-  arrays = _read(file)
+  arrays = read_arrays(file)
   splits = {}
   for theirs, ours in _SPLITS.items():
     if f"{theirs}_images" in arrays:
@@ -44,7 +44,12 @@ def load_npz(path: str) -> ImageSet:
   )
 
 
-def _read(file: Path) -> dict[str, np.ndarray]:
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+  """The arrays of an .npz file by name; objects are refused.
+
+  Raises:
+    UserError: there is no such file, it is damaged, or holds what is no array of numbers.
+  """
   if not file.is_file():
     raise UserError(
       f"no such file: {file}; --data.source=npz:FILE takes one of MedMNIST (medmnist.com) or one like it, "

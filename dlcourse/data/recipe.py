@@ -8,6 +8,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from dlcourse.data.tokens import Tokenizer
+
 Batch = Mapping[str, jax.Array | np.ndarray]
 
 
@@ -47,7 +49,8 @@ class Spec:
     prepare: (key, batch) -> batch, pure and jitted with the step: scaling, and augmentation where a key is
       given (None at evaluation).
     augments: whether training examples are changed at random, by `prepare` with a key or before.
-    scaling: of images, as `prepare` does it; None where the data is not images.
+    scaling: of images, as `prepare` does it, or of the numbers to forecast; None where the data is neither.
+    tokenizer: that made numbers of the text, and will of a user's own line; None where there is none.
   """
 
   batch: Mapping[str, jax.ShapeDtypeStruct]
@@ -56,10 +59,21 @@ class Spec:
   prepare: Callable[[jax.Array | None, Batch], Batch] = _without_augmentation
   augments: bool = False
   scaling: Scaling | None = None
+  tokenizer: Tokenizer | None = None
+
+  def scale(self, x: jax.Array) -> jax.Array:
+    """Images in [0, 1], or targets in their unit -> model space."""
+    return x if self.scaling is None else self.scaling.scale(x)
 
   def unscale(self, x: jax.Array) -> jax.Array:
-    """Images in model space -> [0, 1], the inverse of the scaling in `prepare`."""
+    """The inverse of `scale`."""
     return x if self.scaling is None else self.scaling.unscale(x)
+
+  def decode(self, tokens: Iterable[int]) -> str:
+    """The text of token numbers."""
+    if self.tokenizer is not None:
+      return self.tokenizer.decode(tokens)
+    return "".join(self.vocabulary[token] for token in tokens)
 
   @property
   def num_classes(self) -> int | None:

@@ -45,7 +45,7 @@ class Corpus:
 
 def absolute(text: str) -> str:
   """A source of files ("folder:photos", or as a flag "--data.source=folder:photos") that any folder finds."""
-  found = re.fullmatch(r"(--[\w.]+=)?(folder|idx|npz|file):(.+)", text)
+  found = re.fullmatch(r"(--[\w.]+=)?(folder|idx|npz|file|csv|tsv|conll):(.+)", text)
   if not found:
     return text
   flag, kind, path = found.groups()

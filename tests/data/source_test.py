@@ -3,7 +3,7 @@ import pytest
 from dlcourse.data.source import absolute
 
 
-@pytest.mark.parametrize("kind", ["folder", "idx", "npz", "file"])
+@pytest.mark.parametrize("kind", ["folder", "idx", "npz", "file", "csv", "tsv", "conll"])
 @pytest.mark.parametrize("flag", ["", "--data.source="])
 def test_files_become_absolute_with_and_without_their_flag(kind, flag, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
