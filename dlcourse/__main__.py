@@ -148,6 +148,17 @@ def predict(rest: list[str]) -> None:
     sys.exit(2)
 
 
+def stream(rest: list[str]) -> None:
+  """Reads text or samples from standard input, line by line, and answers as they arrive (JSON lines)."""
+  import json
+
+  from dlcourse.streaming import answers
+
+  del rest
+  for answer in answers(_trained(), sys.stdin):
+    print(json.dumps(answer, ensure_ascii=False), flush=True)
+
+
 def study(rest: list[str]) -> None:
   """Runs the trainings of a study and writes what they say together."""
   from dlcourse import console
@@ -195,6 +206,7 @@ VERBS = {
   "sample": Verb(sample, (*WORKDIR, "samples", "prompt", "length", "temperature", "seed")),
   "export": Verb(export, (*WORKDIR, "format", "output")),
   "predict": Verb(predict, ("model", "checkpoint", "recipe"), many="IMAGE…"),
+  "stream": Verb(stream, WORKDIR),
   "study": Verb(study, ("study", "workdir", "parallel", "devices", "steps_per_dispatch"), fields=True),
   "report": Verb(report, WORKDIR),
   "list": Verb(show_list, ("experiment", "summary")),

@@ -38,6 +38,15 @@ class Perplexity(Mean):
     return float(np.exp(super().value()))
 
 
+@flax.struct.dataclass
+class Root(Mean):
+  """The root of a mean: of squared errors, in the unit of what was forecast."""
+
+  def value(self) -> float:
+    """sqrt(mean), computed after the sums are complete."""
+    return float(np.sqrt(super().value()))
+
+
 def mean(values: jax.Array, mask: jax.Array | None = None) -> Mean:
   """The masked mean of per-example values.
 

@@ -197,6 +197,7 @@ class Program(NamedTuple):
   eval_step: Callable
   predict: Callable
   generate: Callable | None
+  stream: Callable | None
   state: PyTree
   devices: int
   task: Any
@@ -222,6 +223,9 @@ def compile_task(task, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, mo
     compiled = jax.jit(fn, in_shardings=(shardings, whole, split), out_shardings=whole)
     return lambda state, key, batch: compiled(state, key, _place(batch, split))
 
+  def whole_only(fn):
+    return fn and jax.jit(fn, in_shardings=(shardings, whole, whole), out_shardings=whole)
+
   def init(key: jax.Array) -> PyTree:
     return task.init(key, {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()})
 
@@ -231,8 +235,8 @@ def compile_task(task, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, mo
     train_steps=train_steps,
     eval_step=on_batches(task.eval_step),
     predict=on_batches(task.predict),
-    generate=task.generate
-    and jax.jit(task.generate, in_shardings=(shardings, whole, whole), out_shardings=whole),
+    generate=whole_only(task.generate),
+    stream=whole_only(task.stream),
     state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings),
     devices=mesh.size,
     task=task,

@@ -62,6 +62,8 @@ class Task(NamedTuple):
     predict: (state, key, batch) -> what a person looks at: probabilities, reconstructions.
     generate: (state, key, request) -> samples; their number is the request's leading axis.
     network: where the task trains one network.
+    stream: (state, carry, chunk [B, T, ...]) -> (carry, outputs [B, T, ...]), where the network reads a
+      sequence once, from its start: what `predict` gives, in parts of any size. The first carry is None.
     precompute: (state, data) -> data in which what training never changes has been computed once.
   """
 
@@ -71,6 +73,7 @@ class Task(NamedTuple):
   predict: Callable
   generate: Callable | None = None
   network: Network | None = None
+  stream: Callable | None = None
   precompute: Callable | None = None
 
 
@@ -86,6 +89,8 @@ class TaskRecipe:
 def complete(model: nn.Module, spec: Spec) -> nn.Module:
   """Fills in what a model leaves to the data: every field that is None and that `spec` knows by that name.
 
+  So are the fields of modules that are fields of it, at any depth.
+
   Raises:
     UserError: such a field is given and does not fit the data.
   """
@@ -98,6 +103,10 @@ def complete(model: nn.Module, spec: Spec) -> nn.Module:
       raise UserError(f"the model's {name}={given} does not fit the data's {fact}; leave that field out")
     if given is None:
       facts[name] = fact
+  for field in dataclasses.fields(model):
+    part = getattr(model, field.name)
+    if field.name != "parent" and isinstance(part, nn.Module):
+      facts[field.name] = complete(part, spec)
   return model.clone(**facts)
 
 

@@ -20,6 +20,7 @@ from dlcourse.experiment import Best, Experiment, Options, catalogue, load
 from dlcourse.parallel import Mode, Program, batch_size, compile_task, make_mesh
 from dlcourse.progress import Display
 from dlcourse.task import TrainState
+from dlcourse.whole_file import whole_file
 
 # Overrides that an experiment named by `init_from` is given too, and those that it is not.
 _SHARED, _NOT_SHARED = ("--data.", "--task.model."), "--data.augment"
@@ -57,6 +58,7 @@ def train(
   # Only now: a command that cannot be carried out must not leave its record in the way of the right one.
   record = workdir.new_record(name, overrides, experiment, options, program.devices, workdir.data_facts(data))
   with workdir.claimed(path, record), Checkpoints(path / "checkpoints") as checkpoints:
+    _save_tokenizer(path, data)
     latest = checkpoints.latest()
     if latest is None:
       with workdir.withdrawn_if_refused(path):
@@ -68,6 +70,13 @@ def train(
     log = workdir.MetricsLog(path, int(state.step))
     with contextlib.closing(log), Display(name, int(state.step), experiment.steps) as display:
       loop(Session(experiment, options, data, program, checkpoints, log, display), state, progress)
+
+
+def _save_tokenizer(path: pathlib.Path, data: Data) -> None:
+  """For those who use the network elsewhere; here it comes with the data."""
+  if data.spec.tokenizer is not None and jax.process_index() == 0:
+    with whole_file(path / "tokenizer.json") as file:
+      file.write_text(data.spec.tokenizer.to_json(), encoding="utf-8")
 
 
 def _begin(
@@ -157,10 +166,11 @@ def advance(session: Session, state: TrainState, step: int) -> tuple[TrainState,
   ends = (experiment.log_every, experiment.eval_every)
   count = options.steps_per_dispatch
   until_event = min(experiment.steps - step, *(every - step % every for every in ends))
-  if count == 1 or count > until_event:
-    state, measured = program.train_step(state, data.batch(options.seed, step))
+  batches = [data.batch(options.seed, step + i) for i in range(count if count <= until_event else 1)]
+  alike = len({tuple(x.shape for x in batch.values()) for batch in batches}) == 1  # of one bucket of lengths
+  if len(batches) == 1 or not alike:
+    state, measured = program.train_step(state, batches[0])
     return state, measured, step + 1
-  batches = [data.batch(options.seed, step + i) for i in range(count)]
   state, measured = program.train_steps(state, batches)
   return state, measured, step + count
 

@@ -101,19 +101,21 @@ def _classifier(name: str) -> peers.Step:
 
 def _layer(name: str) -> peers.Step:
   """A recurrent layer as the models of this project use it, which no experiment trains alone."""
-  import flax.linen as nn
   import jax
   import optax
 
-  cell = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}[name](peers.HIDDEN)
-  network, optimizer = nn.Sequential([nn.RNN(cell), nn.Dense(64)]), optax.adam(1e-3)
+  from dlcourse.models.recurrent import RecurrentStack
+  from dlcourse.models.sequence import SequenceTagger
+
+  network = SequenceTagger(RecurrentStack(name, peers.HIDDEN), num_classes=64)
+  optimizer = optax.adam(1e-3)
   inputs, targets = jax.device_put(peers.batch(name))
   params = jax.jit(network.init)(jax.random.key(0), inputs)
   state = params, optimizer.init(params)
 
   def update(state):
     params, moments = state
-    grads = jax.grad(lambda p: ((network.apply(p, inputs) - targets) ** 2).mean())(params)
+    grads = jax.grad(lambda p: ((network.apply(p, inputs)[0] - targets) ** 2).mean())(params)
     updates, moments = optimizer.update(grads, moments, params)
     return optax.apply_updates(params, updates), moments
 

@@ -20,8 +20,11 @@ EXPERIMENTS, STUDIES = sorted(catalogue()), sorted(catalogue(Study))
 def request_shapes(spec, count=3):
   if not spec.vocabulary:
     return {"index": jax.ShapeDtypeStruct((count,), jnp.int32)}
-  text = jax.ShapeDtypeStruct((count, 20), jnp.int32)
-  return {"tokens": text, "given": text, "temperature": jax.ShapeDtypeStruct((count,), jnp.float32)}
+  text, temperature = jax.ShapeDtypeStruct((count, 20), jnp.int32), jax.ShapeDtypeStruct((count,), jnp.float32)
+  if "inputs" in spec.batch:
+    lengths = jax.ShapeDtypeStruct((count,), jnp.int32)
+    return {"inputs": text, "lengths": lengths, "temperature": temperature}
+  return {"tokens": text, "given": text, "temperature": temperature}
 
 
 @pytest.mark.usefixtures("stand_ins")
@@ -57,7 +60,9 @@ def test_two_real_steps_and_everything_after(name, tmp_path):
   result = report(trained)
   assert all(np.isfinite(value) for value in result["test"].values())
   if trained.program.generate:
-    files = sample(trained, Request(samples=2, length=10))
+    spec = trained.data.spec
+    prompt = spec.decode([5, 6]) if "inputs" in spec.batch else None  # what is to be answered
+    files = sample(trained, Request(samples=2, length=10, prompt=prompt))
     assert all(file.exists() for file in files)
 
 

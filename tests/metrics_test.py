@@ -45,3 +45,10 @@ def test_metrics_are_pytrees_that_keep_their_kind():
 
 def test_accumulating_nothing_gives_nothing():
   assert metrics.accumulate([]) == {}
+
+
+def test_a_root_is_taken_of_the_overall_mean():
+  parts = [
+    {"rmse": metrics.Root(jnp.float32(total), jnp.float32(weight))} for total, weight in ((9, 1), (3, 2))
+  ]
+  assert metrics.read(metrics.accumulate(parts))["rmse"] == pytest.approx(2.0)

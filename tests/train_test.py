@@ -91,6 +91,21 @@ def test_several_steps_per_dispatch_train_the_same(tmp_path):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), one.params, five.params)
 
 
+def test_batches_of_several_lengths_train_the_same_however_they_are_dispatched(tmp_path):
+  overrides = [
+    *("--data.expressions=80", "--data.held_out=10", "--data.batch_size=8", "--task.model.hidden_dim=4"),
+    *("--steps=8", "--eval_every=8", "--log_every=8"),
+  ]
+  experiment = load("recurrent.expressions", overrides)
+  batch = experiment.data.build().batch
+  assert len({batch(0, step)["nodes"].shape for step in range(8)}) > 1
+  for count in (1, 2):
+    options = Options(devices=1, steps_per_dispatch=count)
+    train("recurrent.expressions", overrides, experiment, tmp_path / str(count), options)
+  one, two = (open_trained(tmp_path / str(count), "last", devices=1).state for count in (1, 2))
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), one.params, two.params)
+
+
 def test_early_stopping_keeps_the_best_checkpoint(tmp_path):
   # A rate of 0 improves nothing after the first evaluation, so patience runs out two evaluations later.
   run(

@@ -21,9 +21,10 @@ DETERMINISTIC = {  # steps that draw no random numbers, which `pmap` would draw 
   "recurrent.char_lstm": (
     "--data.batch_size=16",
     "--data.seq_len=8",
-    "--task.model.hidden_dim=16",
+    "--task.model.body.hidden_dim=16",
     "--task.model.embed_dim=8",
   ),
+  "recurrent.recall_gru": ("--data.batch_size=16", "--data.gap=4", "--task.model.body.hidden_dim=16"),
 }
 RANDOM = {
   "cnn.mlp": (*IMAGES, "--data.size=8", "--task.model.hidden_dims", "32", "16"),
@@ -39,7 +40,7 @@ CASES = [
 def overrides_of(name: str, mode: str, corpus: pathlib.Path) -> list[str]:
   """What makes an experiment tiny, and deterministic where the mode asks for it."""
   overrides = RANDOM[name] if mode != "pmap" and name in RANDOM else DETERMINISTIC[name]
-  source = [f"--data.source=file:{corpus}"] if name.startswith("recurrent") else []
+  source = [f"--data.source=file:{corpus}"] if name == "recurrent.char_lstm" else []
   return [*overrides, *source, "--steps=20"]
 
 

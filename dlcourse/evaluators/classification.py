@@ -1,35 +1,76 @@
 """What a classifier gets right and wrong: confusion matrix, worst confusions, ROC."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 
-from dlcourse.data.recipe import Data
+from dlcourse.data.recipe import Data, Spec
 from dlcourse.errors import UserError, check_at_least
 from dlcourse.evaluators import Evaluator, Report
-from dlcourse.report.figures import confusion_figure, labelled_images, roc_figure, shortened
+from dlcourse.report.figures import (
+  confusion_figure,
+  labelled_images,
+  labelled_series,
+  roc_figure,
+  shortened,
+  text_page,
+)
 from dlcourse.task import Task
 
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
-def predictions(task, state, data: Data, key: jax.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Probabilities [N, C], labels [N] and images [N, H, W, C] of the whole test split.
+
+class Predictions(NamedTuple):
+  """What a classifier says of the whole test split.
+
+  Attributes:
+    probabilities: [N, C].
+    labels: [N].
+    examples: what it was asked about: N images [H, W, C], or sequences [T] or [T, D] without their padding.
+  """
+
+  probabilities: np.ndarray
+  labels: np.ndarray
+  examples: list[np.ndarray]
+
+
+def predictions(task, state, data: Data, key: jax.Array) -> Predictions:
+  """Asks about every example of the test split.
 
   Raises:
     UserError: the model gives no numbers.
   """
-  rows = []
+  probabilities, labels, examples = [], [], []
   for batch in data.eval_batches("test"):
-    probabilities = jax.device_get(task.predict(state, key, batch))
     real = batch["mask"] > 0
-    rows.append((probabilities[real], batch["label"][real], batch["image"][real]))
-  probabilities, labels, images = (np.concatenate(column) for column in zip(*rows, strict=True))
-  if not np.isfinite(probabilities).all():
+    probabilities.append(jax.device_get(task.predict(state, key, batch))[real])
+    labels.append(batch["label"][real])
+    if "image" in batch:
+      examples += list(batch["image"][real])
+    else:
+      sequences, lengths = batch["inputs" if "inputs" in batch else "nodes"][real], batch["lengths"][real]
+      examples += [x[:length] for x, length in zip(sequences, lengths, strict=True)]
+  found = Predictions(np.concatenate(probabilities), np.concatenate(labels), examples)
+  if not np.isfinite(found.probabilities).all():
     raise UserError(
       "the model predicts NaN: training has diverged or the checkpoint is damaged; "
       "train again in another --workdir, perhaps with a lower learning rate"
     )
-  return probabilities, labels, images
+  return found
+
+
+def pictured(examples: Sequence[np.ndarray], titles: Sequence[str], spec: Spec) -> "Figure":
+  """Images, curves or texts, each with its title."""
+  if examples[0].ndim == 3:
+    return labelled_images(np.stack(examples), titles)
+  if examples[0].ndim == 1:
+    pairs = zip(titles, map(spec.decode, examples), strict=True)
+    return text_page([f"{' '.join(title.split())}\n{text}" for title, text in pairs])
+  return labelled_series(examples, titles)
 
 
 def check_classifier(task, state, data: Data, key: jax.Array, evaluator: str) -> None:
@@ -60,7 +101,7 @@ def task_of(task) -> Task:
 
 @dataclasses.dataclass(frozen=True)
 class ConfusionMatrix(Evaluator):
-  """Counts of (label, prediction), recall of every class, and the most confident errors as pictures."""
+  """Counts of (label, prediction), recall of every class, and the most confident errors."""
 
   pictures: int = 24
   """How many errors are shown."""
@@ -70,8 +111,8 @@ class ConfusionMatrix(Evaluator):
     check_at_least(0, {"evaluators….pictures": self.pictures})
 
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
-    """Scalar `macro_recall` over the classes that occur; tables of counts, recalls, confusions; two figures."""
-    probabilities, labels, images = predictions(task, state, data, key)
+    """Scalars `macro_recall`, `macro_f1` over the classes that occur; three tables and two figures."""
+    probabilities, labels, examples = predictions(task, state, data, key)
     classes, guessed = data.spec.classes, probabilities.argmax(axis=-1)
     counts = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(counts, (labels, guessed), 1)
@@ -84,9 +125,11 @@ class ConfusionMatrix(Evaluator):
     pairs = [(counts[i, j], i, j) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
     figures = {"confusion_matrix": confusion_figure(counts, classes)}
     if len(worst):
-      figures["worst_confusions"] = labelled_images(images[worst], titles)
+      figures["worst_confusions"] = pictured([examples[i] for i in worst], titles, data.spec)
+    # 2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall
+    f1 = 2 * np.diag(counts) / np.maximum(counts.sum(axis=0) + counts.sum(axis=1), 1)
     return Report(
-      scalars={"macro_recall": float(recall[occurring].mean())},
+      scalars={"macro_recall": float(recall[occurring].mean()), "macro_f1": float(f1[occurring].mean())},
       tables={
         "confusion_matrix": [
           {"label": name, "counts": dict(zip(classes, row.tolist(), strict=True))}

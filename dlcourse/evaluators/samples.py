@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 
 from dlcourse.data.recipe import Data, Spec
+from dlcourse.data.tokens import UNK
 from dlcourse.errors import UserError, check_at_least
 from dlcourse.evaluators import Evaluator, Report
 from dlcourse.report.figures import image_grid, save_image_grid, text_page
@@ -23,7 +25,7 @@ class Request(NamedTuple):
 
   Attributes:
     samples: how many.
-    prompt: what a text begins with; None: a line break.
+    prompt: what a text begins with, None: a line break; or what is to be answered or translated.
     length: symbols of a text, the prompt included.
     temperature: 1 samples the model's distribution, 0 takes the likeliest symbol.
   """
@@ -35,7 +37,7 @@ class Request(NamedTuple):
 
 
 def draw(task, state, spec: Spec, request: Request, key: jax.Array) -> dict[str, np.ndarray]:
-  """Asks `task.generate` for what fits the data: texts where there is a vocabulary, else images.
+  """Asks `task.generate` for what fits the data: texts or answers where there is a vocabulary, else images.
 
   Raises:
     UserError: a prompt for images, a symbol the model has never seen, a prompt longer than the text, more
@@ -45,9 +47,27 @@ def draw(task, state, spec: Spec, request: Request, key: jax.Array) -> dict[str,
     if request.prompt is not None:
       raise UserError("--prompt goes with a text model; this one makes images")
     arrays = {"index": np.arange(request.samples)}
+  elif "inputs" in spec.batch:
+    arrays = _question(spec, request)
   else:
     arrays = _text_request(spec, request)
   return jax.device_get(task.generate(state, key, arrays))
+
+
+def _question(spec: Spec, request: Request) -> dict[str, np.ndarray]:
+  """The same source, to be answered as often as is asked for."""
+  _check_temperature("temperature", request.temperature)
+  tokens = spec.tokenizer.encode(request.prompt or "")
+  if not len(tokens):
+    raise UserError("--prompt says what is to be answered, such as a sentence to translate")
+  if UNK in tokens:
+    logging.warning("--prompt has %d tokens that the training text has not", np.sum(tokens == UNK))
+  count = request.samples
+  return {
+    "inputs": np.tile(tokens, (count, 1)),
+    "lengths": np.full(count, len(tokens), np.int32),
+    "temperature": np.full(count, request.temperature, np.float32),
+  }
 
 
 def _text_request(spec: Spec, request: Request) -> dict[str, np.ndarray]:
@@ -76,11 +96,6 @@ def _check_temperature(path: str, temperature: float) -> None:
     raise UserError(f"--{path}={temperature} is no temperature; it is a number that is at least 0")
 
 
-def decode(tokens: np.ndarray, spec: Spec) -> list[str]:
-  """[N, T] symbol numbers -> N texts."""
-  return ["".join(spec.vocabulary[number] for number in row) for row in tokens]
-
-
 def save_samples(outputs: dict[str, np.ndarray], spec: Spec, folder: pathlib.Path) -> list[pathlib.Path]:
   """Writes texts as one file each, images as one grid and one PNG each; returns the files.
 
@@ -89,7 +104,7 @@ def save_samples(outputs: dict[str, np.ndarray], spec: Spec, folder: pathlib.Pat
   folder.mkdir(parents=True, exist_ok=True)
   if "tokens" in outputs:
     files = []
-    for index, text in enumerate(decode(outputs["tokens"], spec)):
+    for index, text in enumerate(map(spec.decode, outputs["tokens"])):
       files.append(folder / f"{index:04d}.txt")
       files[-1].write_text(text + "\n", encoding="utf-8")
   else:
@@ -163,5 +178,5 @@ class TextSamples(Evaluator):
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
     """The texts as a table and as a page."""
     request = Request(self.samples, None, self.length, self.temperature)
-    texts = decode(draw(task, state, data.spec, request, key)["tokens"], data.spec)
+    texts = [*map(data.spec.decode, draw(task, state, data.spec, request, key)["tokens"])]
     return Report(tables={"samples": [{"text": text} for text in texts]}, figures={"samples": text_page(texts)})

@@ -284,10 +284,10 @@ class Trace:
     return self._users.get(name, owner)
 
   def _connections(self, path: str, params: Sequence[str], outputs: int, composed: bool) -> int:
-    """Products with weights, and of every other parameter its uses: once an output."""
+    """Products with weights, and of every other parameter its uses: once an output, or once a gate of it."""
     work = self._work.get(path, _Work())
     others = [name for name in params if name not in self._summed]
-    uses = (self._uses.get(name, 0) // self._batch if composed else outputs for name in others)
+    uses = (max(self._uses.get(name, 0) // self._batch, 0 if composed else outputs) for name in others)
     inputs = (self._inputs.get(name, 1) for name in others)
     return work.weighted // self._batch + sum(map(operator.mul, uses, inputs))
 

@@ -135,6 +135,20 @@ def labelled_images(images: np.ndarray, titles: Sequence[str], columns: int = 6)
   return figure
 
 
+def labelled_series(series: Sequence[np.ndarray], titles: Sequence[str], columns: int = 4) -> Figure:
+  """Sequences [T, D], a line a channel, each under its title."""
+  rows = -(-len(series) // columns)
+  figure = new_figure(2.4 * columns, 1.7 * rows)
+  for index, axes in enumerate(np.atleast_1d(figure.subplots(rows, columns)).flat):
+    if index >= len(series):
+      axes.set_axis_off()
+      continue
+    axes.plot(series[index], linewidth=0.9)
+    axes.tick_params(labelsize=6)
+    axes.set_title(" ".join(titles[index].split()), fontsize=8)
+  return figure
+
+
 def tile(images: np.ndarray, columns: int) -> np.ndarray:
   """Images [N, H, W, C] in [0, 1] -> one uint8 picture with a one-pixel frame around each."""
   images = np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from dlcourse import metrics
-from dlcourse.data.recipe import Spec
+from dlcourse.data.recipe import Batch, Spec
 from dlcourse.errors import UserError, check_below_one
 from dlcourse.optim import Optimizer
 from dlcourse.task import (
@@ -28,6 +28,7 @@ from dlcourse.task import (
   new_state,
   step_key,
 )
+from dlcourse.tasks import decoding
 
 AUXILIARY_WEIGHT = 0.3  # of auxiliary classifiers (Szegedy et al., 2015, section 5)
 
@@ -113,11 +114,17 @@ def supervised(
   def variables(state):
     return {"params": state.params, **state.model_state}
 
+  def stream(state, carry, chunk):
+    carry, outputs = model.apply(variables(state), carry, chunk, method="stream")
+    return carry, readout(outputs)
+
   def with_variables(state, variables):
     rest = {name: tree for name, tree in variables.items() if name != "params"}
     return state.replace(params=variables["params"], model_state=rest)
 
-  return Task(init, train_step, eval_step, predict, generate, Network(model, variables, with_variables))
+  network = Network(model, variables, with_variables)
+  stream = stream if hasattr(model, "stream") else None
+  return Task(init, train_step, eval_step, predict, generate, network, stream)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> tuple:
@@ -134,13 +141,35 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> tupl
   return measured["loss"].total, measured["loss"].weight, measured
 
 
+def smoothed(total: jax.Array, logits: jax.Array, mask: jax.Array, smoothing: float) -> jax.Array:
+  """Cross-entropy against targets of which a share is even (Szegedy et al., 2016, section 7).
+
+  (1 - ε) H(label, p) + ε H(1/C, p), summed.
+
+  Args:
+    total: [] the sum of H(label, p).
+    logits: [..., C].
+    mask: [...], 1 = count it.
+    smoothing: ε.
+  """
+  if not smoothing:
+    return total
+  even = metrics.mean(-jax.nn.log_softmax(logits).mean(axis=-1), mask)
+  return (1 - smoothing) * total + smoothing * even.total
+
+
+def inputs_of(batch: Batch) -> tuple[jax.Array, ...]:
+  """What a network takes of a batch: images, or trees or sequences and their lengths."""
+  names = ("image",), ("nodes", "children", "lengths"), ("inputs", "lengths")
+  return next(tuple(batch[name] for name in each) for each in names if each[0] in batch)
+
+
 def classification(num_classes: int, label_smoothing: float = 0.0) -> Callable:
   """The objective of one label an example: (logits [B, num_classes], batch) -> see `cross_entropy`.
 
   Args:
     num_classes: C.
-    label_smoothing: ε, share of the target that all classes have in common (Szegedy et al., 2016, section 7):
-      (1 - ε) H(label, p) + ε H(1/C, p) is learnt from; the metrics are without.
+    label_smoothing: see `smoothed`; the metrics are without.
 
   Raises:
     UserError: (on call) the model gives another number of logits.
@@ -149,24 +178,21 @@ def classification(num_classes: int, label_smoothing: float = 0.0) -> Callable:
   def objective(logits, batch):
     if logits.shape[1:] != (num_classes,):
       raise UserError(
-        f"the model gives {logits.shape[1:]} numbers an image, and the data has {num_classes} classes; "
+        f"the model gives {logits.shape[1:]} numbers an example, and the data has {num_classes} classes; "
         "num_classes is its width where a model leaves it None"
       )
     total, weight, measured = cross_entropy(logits, batch["label"], batch["mask"])
-    if label_smoothing:
-      even = metrics.mean(-jax.nn.log_softmax(logits).mean(axis=-1), batch["mask"])
-      total = (1 - label_smoothing) * total + label_smoothing * even.total
-    return total, weight, measured
+    return smoothed(total, logits, batch["mask"], label_smoothing), weight, measured
 
   return objective
 
 
 @dataclasses.dataclass(frozen=True)
 class Classify(TaskRecipe):
-  """One label an image; `predict` gives probabilities [B, C]."""
+  """One label an image or a sequence; `predict` gives probabilities [B, C]."""
 
   model: nn.Module
-  """The network: images [B, H, W, C] to logits [B, classes]."""
+  """The network: images [B, H, W, C], or sequences and their lengths, to logits [B, classes]."""
   optimizer: Optimizer
   """How it is trained."""
   label_smoothing: float = 0.0
@@ -180,7 +206,7 @@ class Classify(TaskRecipe):
     """Cross-entropy on the logits (H1.4.2, softmax)."""
 
     def call(module, carry, batch, train):
-      return carry, module(batch["image"], train=train)
+      return carry, module(*inputs_of(batch), train=train)
 
     return supervised(
       complete(self.model, spec),
@@ -246,19 +272,13 @@ def sample_tokens(model: nn.Module, variables: dict, key: jax.Array, request: di
   """
   tokens, given, temperature = request["tokens"], request["given"], request["temperature"]
   chex.assert_rank((tokens, given, temperature), (2, 2, 1))
-  carry = model.initial_carry(tokens.shape[0])
   no_reset = jnp.zeros(tokens.shape[0])
 
-  def step(scanned, inputs):
-    carry, token, key = scanned
-    forced, keep = inputs
+  def step(carry, token):
     carry, logits = model.apply(variables, carry, token[:, None], no_reset, train=False)
-    key, draw_key = jax.random.split(key)
-    scaled = logits[:, 0] / jnp.maximum(temperature, 1e-6)[:, None]
-    drawn = jax.random.categorical(draw_key, scaled)
-    drawn = jnp.where(temperature > 0, drawn, jnp.argmax(logits[:, 0], axis=-1))
-    token = jnp.where(keep > 0, forced, drawn).astype(tokens.dtype)
-    return (carry, token, key), token
+    return carry, logits[:, 0]
 
-  _, rest = jax.lax.scan(step, (carry, tokens[:, 0], key), (tokens[:, 1:].T, given[:, 1:].T))
-  return jnp.concatenate([tokens[:, :1], rest.T], axis=1)
+  carry, choose = model.initial_carry(tokens.shape[0]), decoding.sampled(temperature)
+  forced, length = decoding.Forced(tokens[:, 1:], given[:, 1:]), tokens.shape[1] - 1
+  rest = decoding.follow(step, carry, tokens[:, 0], length, choose, key, eos=None, forced=forced)
+  return jnp.concatenate([tokens[:, :1], rest.tokens], axis=1)

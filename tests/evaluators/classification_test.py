@@ -2,7 +2,7 @@ import types
 
 import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix, roc_auc_score
+from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
 from dlcourse.data.batches import in_order
 from dlcourse.data.recipe import Data, Spec
@@ -47,6 +47,8 @@ def test_the_confusion_matrix_equals_that_of_scikit_learn():
   np.testing.assert_array_equal([[row["counts"][name] for name in CLASSES] for row in rows], expected)
   recall = np.diag(expected) / np.maximum(expected.sum(1), 1)
   assert [row["recall"] for row in report.tables["recall"]] == pytest.approx(recall.tolist())
+  f1 = f1_score(LABELS, guessed, labels=np.unique(LABELS), average="macro")
+  assert report.scalars["macro_f1"] == pytest.approx(f1)
   worst = report.tables["confusions"]
   counts = [row["count"] for row in worst]
   assert counts == sorted(counts, reverse=True)
@@ -71,7 +73,7 @@ def test_a_classifier_without_errors_has_recall_one_and_no_confusions():
   arrays = {**ARRAYS, "label": (np.arange(53) % 4).astype(np.int32)}
   data = DATA._replace(eval_batches=lambda split: in_order(arrays, 10))
   report = ConfusionMatrix()(predictor(np.eye(4, dtype=np.float32)[np.arange(53) % 4]), None, data, None)
-  assert report.scalars == {"macro_recall": 1.0}
+  assert report.scalars == {"macro_recall": 1.0, "macro_f1": 1.0}
   assert report.tables["confusions"] == []
   assert set(report.figures) == {"confusion_matrix"}
 
@@ -80,7 +82,10 @@ def test_recall_is_the_mean_over_the_classes_that_occur():
   labels = np.zeros(53, np.int32)
   data = DATA._replace(eval_batches=lambda split: in_order({**ARRAYS, "label": labels}, 10))
   guesses = np.eye(4, dtype=np.float32)[labels]
-  assert ConfusionMatrix()(predictor(guesses), None, data, None).scalars == {"macro_recall": 1.0}
+  assert ConfusionMatrix()(predictor(guesses), None, data, None).scalars == {
+    "macro_recall": 1.0,
+    "macro_f1": 1.0,
+  }
 
 
 def test_areas_equal_those_of_scikit_learn_for_the_classes_that_occur():

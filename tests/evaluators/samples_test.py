@@ -14,7 +14,6 @@ from dlcourse.evaluators.samples import (
   Request,
   SampleGrid,
   TextSamples,
-  decode,
   draw,
   save_samples,
 )
@@ -36,7 +35,7 @@ class Echo:
 def test_a_text_request_holds_the_prompt_and_nothing_else():
   task = Echo()
   made = draw(task, None, TEXT, Request(samples=2, prompt="ab", length=5, temperature=0.5), KEY)
-  assert decode(made["tokens"], TEXT) == ["abccc"] * 2
+  assert [*map(TEXT.decode, made["tokens"])] == ["abccc"] * 2
   np.testing.assert_array_equal(task.request["given"], [[1, 1, 0, 0, 0]] * 2)
   np.testing.assert_array_equal(task.request["temperature"], [0.5, 0.5])
 
@@ -45,7 +44,7 @@ def test_a_text_request_holds_the_prompt_and_nothing_else():
 def test_without_a_prompt_a_text_begins_with_a_line_break_where_there_is_one(vocabulary, first):
   spec = Spec({}, vocabulary=vocabulary)
   made = draw(Echo(), None, spec, Request(samples=1, length=3), KEY)
-  assert decode(made["tokens"], spec)[0][0] == first
+  assert spec.decode(made["tokens"][0])[0] == first
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from dlcourse.models.googlenet import GOOGLENET
 from dlcourse.models.lenet import LeNet5, LeNet5Modern
 from dlcourse.models.mlp import MLP
 from dlcourse.models.mobilenet_v2 import MOBILENET_V2
-from dlcourse.models.recurrent import CharLSTM
+from dlcourse.models.recurrent import RecurrentStack
 from dlcourse.models.resnet import KERAS_RESNET50, RESNET
+from dlcourse.models.sequence import LanguageModel
 from dlcourse.models.summary import summarise
 from dlcourse.models.vae import MLPVAE
 from dlcourse.models.vgg import VGG
@@ -162,11 +163,11 @@ def test_a_perceptron_sees_the_whole_image_and_its_norm_uses_two_numbers_an_outp
 @pytest.mark.parametrize("cell", ["optimized", "gru"])
 def test_a_recurrent_layer_counts_once_a_time_step(cell):
   if cell == "optimized":
-    model = CharLSTM(embed_dim=4, hidden_dim=5, vocab_size=6)
+    model = LanguageModel(RecurrentStack(hidden_dim=5), embed_dim=4, vocab_size=6)
     carry, tokens, reset = model.initial_carry(2), jnp.zeros((2, 3), int), jnp.zeros(2)
     layers = {layer.path: layer for layer in summarise(model.init, KEY, carry, tokens, reset)}
-    assert list(layers) == ["embed", "lstm_0", "output"]
-    lstm = layers["lstm_0"]
+    assert list(layers) == ["embed", "body/forward_0", "output"]
+    lstm = layers["body/forward_0"]
     assert lstm.parameters == 4 * 5 * (4 + 5 + 1)
     assert (lstm.input, lstm.output) == ((3, 4), (3, 5))
     assert lstm.multiply_adds == 3 * 4 * 5 * (4 + 5)

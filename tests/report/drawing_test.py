@@ -13,8 +13,9 @@ from dlcourse.models.googlenet import GOOGLENET
 from dlcourse.models.lenet import LeNet5
 from dlcourse.models.mlp import MLP
 from dlcourse.models.mobilenet_v2 import MOBILENET_V2
-from dlcourse.models.recurrent import CharLSTM
+from dlcourse.models.recurrent import RecurrentStack
 from dlcourse.models.resnet import RESNET
+from dlcourse.models.sequence import LanguageModel
 from dlcourse.models.summary import summarise
 from dlcourse.models.trace import Layer
 from dlcourse.models.vae import MLPVAE
@@ -36,7 +37,7 @@ def gan():
 
 
 def lstm():
-  model = CharLSTM(num_layers=2, vocab_size=80)
+  model = LanguageModel(RecurrentStack(num_layers=2), vocab_size=80)
   return summarise(model.init, KEY, model.initial_carry(2), jnp.zeros((2, 128), int), jnp.zeros(2))
 
 

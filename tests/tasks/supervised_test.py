@@ -8,7 +8,8 @@ import pytest
 from dlcourse.data.recipe import Spec
 from dlcourse.errors import UserError
 from dlcourse.models.mlp import MLP
-from dlcourse.models.recurrent import CharLSTM
+from dlcourse.models.recurrent import RecurrentStack
+from dlcourse.models.sequence import LanguageModel
 from dlcourse.optim import Adam, Sgd
 from dlcourse.tasks.supervised import Classify, ModelLanguage, cross_entropy, sample_tokens
 
@@ -96,7 +97,7 @@ def test_a_network_of_another_width_than_the_classes_is_refused(width):
 
   task = Classify(Fixed(), Sgd()).build(SPEC, 1)
   state = task.init(jax.random.key(0), BATCH)
-  with pytest.raises(UserError, match="numbers an image, and the data has 3 classes"):
+  with pytest.raises(UserError, match="numbers an example, and the data has 3 classes"):
     task.train_step(state, BATCH)
 
 
@@ -185,7 +186,7 @@ TEXT_BATCH = {
 TEXT = Spec(
   jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), TEXT_BATCH), vocabulary=tuple("abcd")
 )
-LSTM = CharLSTM(embed_dim=3, hidden_dim=5)
+LSTM = LanguageModel(RecurrentStack(hidden_dim=5), embed_dim=3)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,149 @@
+"""Answers while a sequence arrives: each step is read once, and memory does not grow (H3.12.5)."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from dlcourse.data.recipe import Spec
+from dlcourse.errors import UserError
+from dlcourse.trained import Trained
+
+LONGEST_CHUNK = 256  # steps of one call; shorter ones are powers of two, so that few programs are compiled
+
+
+class Listener:
+  """Takes a sequence in parts and gives the network's outputs after every step.
+
+  Attributes:
+    seen: steps so far.
+  """
+
+  def __init__(self, trained: Trained) -> None:
+    """Starts before the first step.
+
+    Args:
+      trained: whose network reads from the start to the end.
+
+    Raises:
+      UserError: it does not.
+    """
+    if trained.program.stream is None:
+      raise UserError(f"{trained.record['experiment']} does not read a sequence step by step: it cannot stream")
+    self.seen = 0
+    self._trained, self._carry = trained, None
+    self._prepare = jax.jit(lambda batch: trained.data.spec.prepare(None, batch)["inputs"])
+    self._check_scaling()
+
+  def _scaled(self, steps: np.ndarray) -> jax.Array:
+    """Steps [T] or [T, D] as training has seen them, [1, T, ...]."""
+    if not np.issubdtype(steps.dtype, np.floating):
+      return steps[None]
+    ones = np.ones(1, np.float32)
+    return self._prepare({"inputs": steps[None], "lengths": np.full(1, len(steps), np.int32), "mask": ones})
+
+  def _check_scaling(self) -> None:
+    shape = self._trained.data.spec.batch.get("inputs")
+    if shape is None or not np.issubdtype(shape.dtype, np.floating):
+      return
+    two = np.linspace(0, 1, 2 * math.prod(shape.shape[2:]), dtype=np.float32).reshape(2, *shape.shape[2:])
+    apart = np.concatenate([self._scaled(two[:1]), self._scaled(two[1:])], axis=1)
+    if not np.allclose(self._scaled(two), apart):
+      raise UserError("this data is scaled by the whole sequence (--data.scale): it cannot be streamed")
+
+  def hear(self, steps: np.ndarray) -> np.ndarray:
+    """Goes on.
+
+    Args:
+      steps: [T] token numbers, or [T, D] values as the data has them.
+
+    Returns:
+      What the task's `predict` gives for each step, [T, ...].
+    """
+    outputs, start = [], 0
+    while start < len(steps):
+      size = min(LONGEST_CHUNK, 1 << (len(steps) - start).bit_length() - 1)
+      chunk = self._scaled(steps[start : start + size])
+      self._carry, out = self._trained.program.stream(self._trained.state, self._carry, chunk)
+      outputs.append(np.asarray(out[0]))
+      start += size
+    self.seen += len(steps)
+    return np.concatenate(outputs)
+
+
+def answers(trained: Trained, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+  """What a network says to lines as they come, one sequence from the first to the last.
+
+  A line is a sample of numbers, or text. To a sample there is one answer, a class with its probability or a
+  forecast; to text one for every token, or for a language model one a line: how many nats a symbol of it cost,
+  given all before, and what is likeliest to follow.
+
+  Raises:
+    UserError: the network cannot stream, or a line cannot be read.
+  """
+  spec, listener = trained.data.spec, Listener(trained)
+  if spec.vocabulary and not spec.classes:
+    yield from _of_language_model(spec, listener, lines)
+    return
+  for number, line in enumerate(lines, 1):
+    if spec.vocabulary:
+      tokens = tokens_of(spec, line.strip("\n"), number)
+      for token, probabilities in zip(tokens, listener.hear(tokens) if len(tokens) else (), strict=True):
+        yield {"token": spec.vocabulary[token], **_class(spec, probabilities)}
+    elif line.strip():
+      (output,) = listener.hear(_sample(spec, line, number)[None])
+      yield _class(spec, output) if spec.classes else {"forecast": [round(float(x), 6) for x in output]}
+
+
+def _of_language_model(spec: Spec, listener: Listener, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+  following = None  # [V], what comes after all that has been read
+  for number, line in enumerate(lines, 1):
+    tokens = tokens_of(spec, line, number)
+    if not len(tokens):
+      continue
+    probabilities = listener.hear(tokens)
+    before = probabilities[:-1] if following is None else np.stack([following, *probabilities[:-1]])
+    nats = (
+      -np.log(np.maximum(before[np.arange(len(before)), tokens[-len(before) :]], 1e-30)) if len(before) else []
+    )
+    following = probabilities[-1]
+    likeliest = np.argsort(-following)[:5]
+    yield {
+      "symbols": len(tokens),
+      "nats": round(float(np.mean(nats)), 4) if len(nats) else None,
+      "next": {spec.vocabulary[i]: round(float(following[i]), 4) for i in likeliest},
+    }
+
+
+def tokens_of(spec: Spec, line: str, number: int) -> np.ndarray:
+  """Token numbers [T] of a line of text.
+
+  Raises:
+    UserError: a symbol that the training text does not have, where the vocabulary has no place for it.
+  """
+  if spec.tokenizer is not None:
+    return spec.tokenizer.encode(line)
+  numbers = {symbol: index for index, symbol in enumerate(spec.vocabulary)}
+  strange = sorted(set(line) - set(numbers))
+  if strange:
+    raise UserError(f"line {number} has {strange[0]!r}, which is not in the training text")
+  return np.array([numbers[symbol] for symbol in line], np.int32)
+
+
+def _sample(spec: Spec, line: str, number: int) -> np.ndarray:
+  """The values [D] of one step."""
+  size = spec.batch["inputs"].shape[-1]
+  try:
+    values = np.array([float(value) for value in line.replace(",", " ").split()], np.float32)
+  except ValueError as error:
+    raise UserError(f"line {number} is not {size} numbers: {line.strip()[:60]!r}") from error
+  if values.shape != (size,) or not np.isfinite(values).all():
+    raise UserError(f"line {number} has {len(values)} numbers; a sample is {size} finite ones")
+  return values
+
+
+def _class(spec: Spec, probabilities: np.ndarray) -> dict[str, Any]:
+  best = int(probabilities.argmax())
+  return {"class": spec.classes[best], "probability": round(float(probabilities[best]), 4)}
