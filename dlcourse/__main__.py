@@ -32,9 +32,10 @@ flags.DEFINE_integer("process_id", 0, "Which of them this is.", 0)
 flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint is used.")
 flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which split is measured.")
 flags.DEFINE_integer("samples", 16, "How many samples are drawn.", 1, 100_000)
-flags.DEFINE_string("prompt", None, "What a sampled text begins with.")
+flags.DEFINE_string("prompt", None, "What a sampled text begins with, or what is to be answered.")
 flags.DEFINE_integer("length", 500, "Symbols of a sampled text.", 1, 1_000_000)
 flags.DEFINE_float("temperature", 1.0, "Below 1 prefers likely symbols; 0 takes the likeliest.", 0.0)
+flags.DEFINE_string("condition", None, "What a conditional model's text is of; default: each class in turn.")
 flags.DEFINE_bool("summary", False, "Layers with their costs: of every experiment, or of the one named.")
 flags.DEFINE_enum("format", None, ["h5", "safetensors"], "Kind of file; default: as --output ends, else h5.")
 flags.DEFINE_string("output", None, "File that is written; default: model.h5 (or .safetensors) in the workdir.")
@@ -101,7 +102,7 @@ def sample(rest: list[str]) -> None:
   from dlcourse.trained import sample as run
 
   del rest
-  request = Request(FLAGS.samples, FLAGS.prompt, FLAGS.length, FLAGS.temperature)
+  request = Request(FLAGS.samples, FLAGS.prompt, FLAGS.length, FLAGS.temperature, FLAGS.condition)
   console.show_samples(run(_trained(), request, FLAGS.seed))
 
 
@@ -203,7 +204,7 @@ WORKDIR = ("workdir", "experiment", "checkpoint", "devices")
 VERBS = {
   "train": Verb(train, ("experiment", *RUN, *PROCESSES), fields=True),
   "evaluate": Verb(evaluate, (*WORKDIR, "split")),
-  "sample": Verb(sample, (*WORKDIR, "samples", "prompt", "length", "temperature", "seed")),
+  "sample": Verb(sample, (*WORKDIR, "samples", "prompt", "length", "temperature", "condition", "seed")),
   "export": Verb(export, (*WORKDIR, "format", "output")),
   "predict": Verb(predict, ("model", "checkpoint", "recipe"), many="IMAGE…"),
   "stream": Verb(stream, WORKDIR),

@@ -140,7 +140,11 @@ def resnet_small() -> Experiment:
 
 
 def resnet_fashion() -> Experiment:
-  """A residual network on all of Fashion-MNIST, with shifts and mirror images."""
+  """A residual network on all of Fashion-MNIST, with shifts and mirror images.
+
+  Result: test accuracy 93.85 % (1 seed), 17 epochs in 69 min on one busy core of a 2-core AMD EPYC;
+  `dlcourse train cnn.resnet_fashion --data.source=idx:FOLDER` with the four files of Fashion-MNIST.
+  """
   return dataclasses.replace(
     _small(ResNet((2, 2, 2, 2), "basic", width=16, stem="small")),
     data=Images(
@@ -151,8 +155,8 @@ def resnet_fashion() -> Experiment:
       augment=(Shift(2), Flip()),
       validation=0.02,
     ),
-    steps=3_000,
-    eval_every=500,
+    steps=8_000,
+    eval_every=1_000,
     small=("--data.source=digits", *_SMALLEST),
   )
 
@@ -166,7 +170,10 @@ def densenet_small() -> Experiment:
 
 
 def mobilenet_v2_small() -> Experiment:
-  """MobileNetV2 for 32x32 images: half of the filters, and five stages of the seven."""
+  """MobileNetV2 for 32x32 images: half of the filters, and five stages of the seven.
+
+  Result: 60.4 % on CIFAR-10 after 10 epochs of 9,000 images, 27.9 min, shared core; see `small_architectures`.
+  """
   return _small(
     MobileNetV2(
       width=0.5,

@@ -73,6 +73,13 @@ def char_rnn() -> Experiment:
   return _char_lm("rnn")
 
 
+def conditional_lm() -> Experiment:
+  """LSTM language model that is told which work of Shakespeare it writes (H3.7.5, H3.11.4)."""
+  return dataclasses.replace(
+    char_lstm(), data=Text("shakespeare", batch_size=32, seq_len=128, conditional=True)
+  )
+
+
 def _sentiment(cell: CellName, bidirectional: bool) -> Experiment:
   return Experiment(
     data=Sentences("rotten_tomatoes", batch_size=64, vocab_size=10_000, longest=48),

@@ -24,7 +24,8 @@ def request_shapes(spec, count=3):
   if "inputs" in spec.batch:
     lengths = jax.ShapeDtypeStruct((count,), jnp.int32)
     return {"inputs": text, "lengths": lengths, "temperature": temperature}
-  return {"tokens": text, "given": text, "temperature": temperature}
+  condition = {"condition": jax.ShapeDtypeStruct((count, 1), jnp.int32)} if spec.classes else {}
+  return {"tokens": text, "given": text, "temperature": temperature, **condition}
 
 
 @pytest.mark.usefixtures("stand_ins")

@@ -1,10 +1,12 @@
 """Streaming gives what `predict` gives for the whole sequence, however it is cut."""
 
+import re
 import types
 
 import jax
 import numpy as np
 import pytest
+import streaming as streaming_benchmark  # of launch/
 
 from dlcourse.data.recipe import Spec
 from dlcourse.data.tokens import Tokenizer
@@ -142,6 +144,11 @@ def test_a_line_that_is_no_sample_is_refused_by_its_number(line, message):
   network, _ = of_values(Classify(SequenceClassifier(BODIES["rnn"]), Sgd()))
   with pytest.raises(UserError, match=message):
     list(answers(network, ["1 2", line]))
+
+
+def test_the_benchmark_says_what_a_step_costs(capsys):
+  streaming_benchmark.stream("gru", hidden_dim=4, chunk=2, steps=41)
+  assert re.match(r"gru 4, chunks of 2: [\d.]+ µs a step, 40 steps; memory grew by", capsys.readouterr().out)
 
 
 def test_a_language_model_prices_every_line_by_all_before_it():

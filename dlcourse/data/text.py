@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -29,6 +30,8 @@ class Text(DataRecipe):
   """Symbols of a window, which is how far gradients reach back."""
   held_out: float = 0.1
   """Share of every document that is not trained on."""
+  conditional: bool = False
+  """Every symbol comes with the document that it is of: the titles are the classes."""
 
   def __post_init__(self) -> None:
     """Refuses numbers that fit no text."""
@@ -37,7 +40,8 @@ class Text(DataRecipe):
       raise UserError(f"--data.held_out={self.held_out} is a share between 0 and 1, like 0.1")
 
   def build(self) -> Data:
-    """Loads and cuts; see `Data`. A batch has tokens, targets, mask [B, T] and reset [B].
+    """Loads and cuts; see `Data`. A batch has tokens, targets, mask [B, T], reset [B], and condition [B, T] if
+    it is conditional.
 
     Raises:
       UserError: the source does not exist or cannot be had, or is too short for the fields.
@@ -45,15 +49,19 @@ class Text(DataRecipe):
     corpus = load_corpus(self.source)
     vocabulary = tuple(sorted(set().union(*corpus.documents.values())))
     numbers = {symbol: number for number, symbol in enumerate(vocabulary)}
+    parts = self._split(corpus.documents)
     texts = {
-      split: np.array([numbers[symbol] for symbol in text], np.int32)
-      for split, text in self._split(corpus.documents).items()
+      split: {"tokens": np.array([numbers[symbol] for symbol in "".join(pieces)], np.int32)}
+      for split, pieces in parts.items()
     }
-    for split, tokens in texts.items():
+    if self.conditional:
+      texts = {split: arrays | {"condition": _documents(parts[split])} for split, arrays in texts.items()}
+    sizes = {split: len(arrays["tokens"]) for split, arrays in texts.items()}
+    for split, size in sizes.items():
       needed = (self.batch_size if split == "train" else 1) * (self.seq_len * 2 + 1)
-      if len(tokens) < needed:
+      if size < needed:
         raise UserError(
-          f"{self.source}: {len(tokens)} symbols to {split} on, {needed} are needed; lower "
+          f"{self.source}: {size} symbols to {split} on, {needed} are needed; lower "
           "--data.batch_size or --data.seq_len"
         )
     batch = _streams(texts["train"], self.batch_size, self.seq_len)
@@ -65,16 +73,16 @@ class Text(DataRecipe):
       return in_order(_windows(texts[split], self.seq_len), self.batch_size)
 
     return Data(
-      spec=Spec(shapes, vocabulary=vocabulary),
+      spec=Spec(shapes, tuple(corpus.documents) if self.conditional else (), vocabulary),
       batch=batch,
       eval_batches=eval_batches,
-      sizes={split: len(tokens) for split, tokens in texts.items()},
-      digest=digest_of(texts.values()),
+      sizes=sizes,
+      digest=digest_of(x for arrays in texts.values() for x in arrays.values()),
       description=f"{corpus.description}. Licence: {corpus.licence}. Citation: {corpus.citation}",
     )
 
-  def _split(self, documents) -> dict[str, str]:
-    """The three splits, each the documents' parts joined."""
+  def _split(self, documents) -> dict[str, list[str]]:
+    """The three splits: a part of every document."""
     parts = {"train": [], "validation": [], "test": []}
     for text in documents.values():
       start = round(len(text) * (1 - self.held_out))
@@ -82,13 +90,18 @@ class Text(DataRecipe):
       parts["train"].append(text[:start])
       parts["validation"].append(text[start:middle])
       parts["test"].append(text[middle:])
-    return {split: "".join(pieces) for split, pieces in parts.items()}
+    return parts
 
 
-def _streams(tokens: np.ndarray, batch_size: int, seq_len: int):
+def _documents(pieces: Sequence[str]) -> np.ndarray:
+  """[N] the number of the document that each symbol is of."""
+  return np.repeat(np.arange(len(pieces), dtype=np.int32), [len(piece) for piece in pieces])
+
+
+def _streams(arrays: dict[str, np.ndarray], batch_size: int, seq_len: int):
   """(seed, step) -> the next window of every stream; each pass starts at another offset."""
-  length = len(tokens) // batch_size
-  streams = tokens[: length * batch_size].reshape(batch_size, length)
+  length = len(arrays["tokens"]) // batch_size
+  streams = {name: x[: length * batch_size].reshape(batch_size, length) for name, x in arrays.items()}
   steps_per_pass = (length - 1) // seq_len - 1  # one window less, for the offset
 
   @functools.lru_cache(maxsize=4)
@@ -98,10 +111,10 @@ def _streams(tokens: np.ndarray, batch_size: int, seq_len: int):
   def batch(seed: int, step: int) -> dict[str, np.ndarray]:
     epoch, window = divmod(step, steps_per_pass)
     start = offset(seed, epoch) + window * seq_len
-    cut = streams[:, start : start + seq_len + 1]
+    cut = {name: x[:, start : start + seq_len] for name, x in streams.items()}
     return {
-      "tokens": cut[:, :-1],
-      "targets": cut[:, 1:],
+      **cut,
+      "targets": streams["tokens"][:, start + 1 : start + seq_len + 1],
       "mask": np.ones((batch_size, seq_len), np.float32),
       "reset": np.full(batch_size, window == 0, np.float32),
     }
@@ -109,16 +122,17 @@ def _streams(tokens: np.ndarray, batch_size: int, seq_len: int):
   return batch
 
 
-def _windows(tokens: np.ndarray, seq_len: int) -> dict[str, np.ndarray]:
+def _windows(arrays: dict[str, np.ndarray], seq_len: int) -> dict[str, np.ndarray]:
   """All of a text as windows [N, T] that start without a past; the last one is masked where it ends."""
-  count = -(-(len(tokens) - 1) // seq_len)
-  short = count * seq_len + 1 - len(tokens)
-  padded = np.pad(tokens, (0, short))
+  length = len(arrays["tokens"])
+  count = -(-(length - 1) // seq_len)
+  short = count * seq_len + 1 - length
+  padded = {name: np.pad(x, (0, short)) for name, x in arrays.items()}
   mask = np.ones(count * seq_len, np.float32)
   mask[len(mask) - short :] = 0.0
   return {
-    "tokens": padded[:-1].reshape(count, seq_len),
-    "targets": padded[1:].reshape(count, seq_len),
+    **{name: x[:-1].reshape(count, seq_len) for name, x in padded.items()},
+    "targets": padded["tokens"][1:].reshape(count, seq_len),
     "mask": mask.reshape(count, seq_len),
     "reset": np.ones(count, np.float32),
   }

@@ -12,7 +12,7 @@ from absl import logging
 
 from dlcourse.data.recipe import Data, Spec
 from dlcourse.data.tokens import UNK
-from dlcourse.errors import UserError, check_at_least
+from dlcourse.errors import UserError, check_at_least, unknown
 from dlcourse.evaluators import Evaluator, Report
 from dlcourse.report.figures import image_grid, save_image_grid, text_page
 
@@ -28,12 +28,14 @@ class Request(NamedTuple):
     prompt: what a text begins with, None: a line break; or what is to be answered or translated.
     length: symbols of a text, the prompt included.
     temperature: 1 samples the model's distribution, 0 takes the likeliest symbol.
+    condition: the class that a conditional model's texts are of; None: all in turn.
   """
 
   samples: int = 16
   prompt: str | None = None
   length: int = 500
   temperature: float = 1.0
+  condition: str | None = None
 
 
 def draw(task, state, spec: Spec, request: Request, key: jax.Array) -> dict[str, np.ndarray]:
@@ -88,7 +90,16 @@ def _text_request(spec: Spec, request: Request) -> dict[str, np.ndarray]:
   given = np.zeros((request.samples, request.length), np.float32)
   given[:, : len(prompt)] = 1.0
   temperature = np.full(request.samples, request.temperature, np.float32)
-  return {"tokens": tokens, "given": given, "temperature": temperature}
+  asked = {"tokens": tokens, "given": given, "temperature": temperature}
+  if not spec.classes:
+    if request.condition is not None:
+      raise UserError("--condition goes with a conditional model; this one knows no classes")
+    return asked
+  if request.condition is not None and request.condition not in spec.classes:
+    raise unknown("class of --condition", request.condition, spec.classes)
+  every = np.arange(request.samples) % len(spec.classes)
+  number = every if request.condition is None else np.full_like(every, spec.classes.index(request.condition))
+  return asked | {"condition": number[:, None].astype(np.int32)}
 
 
 def _check_temperature(path: str, temperature: float) -> None:

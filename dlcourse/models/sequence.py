@@ -245,6 +245,8 @@ class LanguageModel(nn.Module):
   """The output layer uses the embedding's weights (Press & Wolf, 2017); the body is as wide as they are."""
   vocab_size: int | None = None
   """Number of symbols; None: as many as the data has."""
+  num_classes: int | None = None
+  """Classes of text, each with a vector that is added to those of its symbols; None: those of the data."""
 
   def __post_init__(self) -> None:
     """Refuses embeddings of nothing, and to drop every connection."""
@@ -264,6 +266,8 @@ class LanguageModel(nn.Module):
   def setup(self) -> None:
     """Embedding and output layer, which may share their weights."""
     self.embed = nn.Embed(self.vocab_size, self.embed_dim)
+    if self.num_classes is not None:
+      self.embed_class = nn.Embed(self.num_classes, self.embed_dim)
     self.drop = nn.Dropout(self.dropout)
     if self.tied:
       self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.vocab_size,))
@@ -271,16 +275,30 @@ class LanguageModel(nn.Module):
       self.output = nn.Dense(self.vocab_size)
 
   def __call__(
-    self, carry: Any, tokens: jax.Array, reset: jax.Array, train: bool = False
+    self,
+    carry: Any,
+    tokens: jax.Array,
+    reset: jax.Array,
+    condition: jax.Array | None = None,
+    train: bool = False,
   ) -> tuple[Any, jax.Array]:
-    """carry, tokens [B, T] int, reset [B] (1 = forget the carry) -> new carry, logits [B, T, V]."""
+    """carry, tokens [B, T], reset [B] (1 = forget the carry), condition [B, T] -> carry, logits [B, T, V]."""
     carry = jax.tree.map(lambda state: state * (1.0 - reset)[:, None], carry)
-    encoded = self.body(self.embed(tokens), None, carry, train)
+    x = self.embed(tokens)
+    if self.num_classes is not None:
+      x += self.embed_class(condition)
+    encoded = self.body(x, None, carry, train)
     y = self.drop(encoded.outputs, deterministic=not train)
     logits = self.embed.attend(y) + self.output_bias if self.tied else self.output(y)
     return encoded.carry, logits
 
   def stream(self, carry: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
-    """carry (None: the beginning), tokens [B, T] int -> carry, logits [B, T, V] of what follows each."""
+    """carry (None: the beginning), tokens [B, T] int -> carry, logits [B, T, V] of what follows each.
+
+    Raises:
+      UserError: the network wants to be told a class, too.
+    """
+    if self.num_classes is not None:
+      raise UserError("a conditional language model has to be told what a text is of: it cannot stream")
     batch = tokens.shape[0]
     return self(self.initial_carry(batch) if carry is None else carry, tokens, jnp.zeros(batch))

@@ -236,7 +236,7 @@ class ModelLanguage(TaskRecipe):
     model = complete(self.model, spec)
 
     def call(module, carry, batch, train):
-      return module(carry, batch["tokens"], batch["reset"], train=train)
+      return module(carry, batch["tokens"], batch["reset"], *condition_of(batch), train=train)
 
     def objective(logits, batch):
       total, weight, measured = cross_entropy(logits, batch["targets"], batch["mask"])
@@ -258,6 +258,11 @@ class ModelLanguage(TaskRecipe):
     )
 
 
+def condition_of(batch: Batch) -> tuple[jax.Array, ...]:
+  """What a language model is told beside the text, if anything."""
+  return (batch["condition"],) if "condition" in batch else ()
+
+
 def sample_tokens(model: nn.Module, variables: dict, key: jax.Array, request: dict) -> jax.Array:
   """Ancestral sampling, one symbol at a time.
 
@@ -265,7 +270,8 @@ def sample_tokens(model: nn.Module, variables: dict, key: jax.Array, request: di
     model: as in `ModelLanguage`.
     variables: of the model.
     key: one for the whole request.
-    request: tokens [N, T] int32, given [N, T] (1 = keep this token), temperature [N] (0 = greedy).
+    request: tokens [N, T] int32, given [N, T] (1 = keep this token), temperature [N] (0 = greedy), and of a
+      conditional model condition [N, 1].
 
   Returns:
     [N, T] int32; the first token is always kept.
@@ -275,7 +281,7 @@ def sample_tokens(model: nn.Module, variables: dict, key: jax.Array, request: di
   no_reset = jnp.zeros(tokens.shape[0])
 
   def step(carry, token):
-    carry, logits = model.apply(variables, carry, token[:, None], no_reset, train=False)
+    carry, logits = model.apply(variables, carry, token[:, None], no_reset, *condition_of(request), train=False)
     return carry, logits[:, 0]
 
   carry, choose = model.initial_carry(tokens.shape[0]), decoding.sampled(temperature)

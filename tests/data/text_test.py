@@ -151,3 +151,19 @@ def test_shakespeare_has_a_tenth_held_out():
   sizes = Text("shakespeare").build().sizes
   assert sum(sizes.values()) == 5_057_198
   assert sizes["train"] / 5_057_198 == pytest.approx(0.9, abs=1e-4)
+
+
+def test_every_symbol_of_a_conditional_text_comes_with_its_document(folder, data):
+  told = Text(f"file:{folder}", batch_size=B, seq_len=T, conditional=True).build()
+  assert told.spec.classes == ("0", "1")
+  batches = [told.batch(0, step) for step in range(steps_per_pass(told))]
+  batches += [batch for split in ("validation", "test") for batch in told.eval_batches(split)]
+  seen = set()
+  for batch in batches:
+    counts = batch["mask"] > 0
+    symbols = np.array(told.spec.vocabulary)[batch["tokens"][counts]]
+    seen |= set(batch["condition"][counts].tolist())
+    assert all(symbol in DOCUMENTS[n] for symbol, n in zip(symbols, batch["condition"][counts], strict=True))
+  assert seen == {0, 1}
+  assert "condition" not in data.batch(0, 0)
+  np.testing.assert_array_equal(told.batch(0, 3)["tokens"], data.batch(0, 3)["tokens"])

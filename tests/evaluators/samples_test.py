@@ -7,6 +7,7 @@ from PIL import Image
 
 from dlcourse.data.batches import in_order
 from dlcourse.data.recipe import Data, Spec
+from dlcourse.data.tokens import Tokenizer
 from dlcourse.errors import UserError
 from dlcourse.evaluators import samples
 from dlcourse.evaluators.samples import (
@@ -140,3 +141,33 @@ def test_every_reconstruction_stands_below_its_original(monkeypatch, images, ava
       assert pictures[place + columns] == pytest.approx(value + 0.5)
       seen += 1
   assert seen == shown
+
+
+@pytest.mark.parametrize(("condition", "numbers"), [(None, [0, 1, 0]), ("Lear", [1, 1, 1])])
+def test_texts_are_of_the_class_that_is_asked_for_or_of_all_in_turn(condition, numbers):
+  task, spec = Echo(), Spec({}, ("Hamlet", "Lear"), TEXT.vocabulary)
+  draw(task, None, spec, Request(samples=3, length=4, condition=condition), KEY)
+  np.testing.assert_array_equal(task.request["condition"][:, 0], numbers)
+
+
+def test_a_class_that_there_is_not_is_refused():
+  with pytest.raises(UserError, match="class of --condition"):
+    draw(Echo(), None, Spec({}, ("Hamlet",), TEXT.vocabulary), Request(condition="Macbeth"), KEY)
+  with pytest.raises(UserError, match="knows no classes"):
+    draw(Echo(), None, TEXT, Request(condition="Hamlet"), KEY)
+
+
+def test_a_question_is_asked_as_often_as_answers_are_wanted():
+  class Answering(Echo):
+    def generate(self, state, key, request):
+      self.request = request
+      return {"tokens": np.array([[5, 3, 0]] * len(request["inputs"]))}
+
+  words = Tokenizer("words", ("<pad>", "<unk>", "<bos>", "<eos>", "hello", "bonjour"))
+  spec = Spec({"inputs": None}, vocabulary=words.vocabulary, tokenizer=words)
+  task = Answering()
+  made = draw(task, None, spec, Request(samples=2, prompt="Hello", temperature=0.0), KEY)
+  np.testing.assert_array_equal(task.request["inputs"], [[4], [4]])
+  assert [spec.decode(row) for row in made["tokens"]] == ["bonjour", "bonjour"]
+  with pytest.raises(UserError, match="--prompt says what is to be answered"):
+    draw(task, None, spec, Request(samples=2), KEY)

@@ -329,3 +329,23 @@ def test_dropout_acts_in_training_only(train):
 def test_fields_that_make_no_network_are_refused(build, line):
   with pytest.raises(UserError, match=line):
     build()
+
+
+def test_a_conditional_language_model_reads_every_symbol_as_one_of_its_class():
+  model = LanguageModel(RecurrentStack("gru", hidden_dim=6), embed_dim=4, vocab_size=V, num_classes=2)
+  tokens, reset = jnp.zeros((1, 5), int), jnp.zeros(1)
+  start, first = model.initial_carry(1), jnp.zeros((1, 5), int)
+  variables = model.init(jax.random.key(0), start, tokens, reset, first)
+  changed = first.at[0, 2].set(1)
+  one, other = (model.apply(variables, start, tokens, reset, each)[1] for each in (first, changed))
+  np.testing.assert_array_equal(one[:, :2], other[:, :2])
+  assert jnp.abs(one[:, 2:] - other[:, 2:]).max() > 1e-3
+  params = variables["params"]
+  params = {
+    **params,
+    "embed": {"embedding": params["embed"]["embedding"].at[0].add(params["embed_class"]["embedding"][0])},
+  }
+  plain = model.clone(num_classes=None).apply({"params": params}, start, tokens, reset)[1]
+  np.testing.assert_allclose(plain, one, atol=1e-6)
+  with pytest.raises(UserError, match="told what a text is of"):
+    model.apply(variables, None, tokens, method="stream")
