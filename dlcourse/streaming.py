@@ -32,10 +32,13 @@ class Listener:
     """
     if trained.program.stream is None:
       raise UserError(f"{trained.record['experiment']} does not read a sequence step by step: it cannot stream")
-    self.seen = 0
-    self._trained, self._carry = trained, None
+    self._trained = trained
+    self.restart()
     self._prepare = jax.jit(lambda batch: trained.data.spec.prepare(None, batch)["inputs"])
     self._check_scaling()
+    inputs = trained.data.spec.batch["inputs" if "inputs" in trained.data.spec.batch else "tokens"]
+    one = jax.ShapeDtypeStruct((1, 1, *inputs.shape[2:]), inputs.dtype)
+    jax.eval_shape(trained.program.task.stream, trained.state, None, one)  # refuses before the first line comes
 
   def _scaled(self, steps: np.ndarray) -> jax.Array:
     """Steps [T] or [T, D] as training has seen them, [1, T, ...]."""
@@ -52,6 +55,10 @@ class Listener:
     apart = np.concatenate([self._scaled(two[:1]), self._scaled(two[1:])], axis=1)
     if not np.allclose(self._scaled(two), apart):
       raise UserError("this data is scaled by the whole sequence (--data.scale): it cannot be streamed")
+
+  def restart(self) -> None:
+    """Forgets all that has been heard."""
+    self.seen, self._carry = 0, None
 
   def hear(self, steps: np.ndarray) -> np.ndarray:
     """Goes on.
@@ -74,7 +81,7 @@ class Listener:
 
 
 def answers(trained: Trained, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-  """What a network says to lines as they come, one sequence from the first to the last.
+  """What a network says to lines as they come; an empty line ends a sequence, but for a language model.
 
   A line is a sample of numbers, or text. To a sample there is one answer, a class with its probability or a
   forecast; to text one for every token, or for a language model one a line: how many nats a symbol of it cost,
@@ -88,11 +95,13 @@ def answers(trained: Trained, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     yield from _of_language_model(spec, listener, lines)
     return
   for number, line in enumerate(lines, 1):
-    if spec.vocabulary:
+    if not line.strip():
+      listener.restart()
+    elif spec.vocabulary:
       tokens = tokens_of(spec, line.strip("\n"), number)
-      for token, probabilities in zip(tokens, listener.hear(tokens) if len(tokens) else (), strict=True):
+      for token, probabilities in zip(tokens, listener.hear(tokens), strict=True):
         yield {"token": spec.vocabulary[token], **_class(spec, probabilities)}
-    elif line.strip():
+    else:
       (output,) = listener.hear(_sample(spec, line, number)[None])
       yield _class(spec, output) if spec.classes else {"forecast": [round(float(x), 6) for x in output]}
 
@@ -123,7 +132,7 @@ def tokens_of(spec: Spec, line: str, number: int) -> np.ndarray:
   Raises:
     UserError: a symbol that the training text does not have, where the vocabulary has no place for it.
   """
-  if spec.tokenizer is not None:
+  if spec.tokenizer is not None and spec.tokenizer.kind != "chars":
     return spec.tokenizer.encode(line)
   numbers = {symbol: index for index, symbol in enumerate(spec.vocabulary)}
   strange = sorted(set(line) - set(numbers))
@@ -135,12 +144,13 @@ def tokens_of(spec: Spec, line: str, number: int) -> np.ndarray:
 def _sample(spec: Spec, line: str, number: int) -> np.ndarray:
   """The values [D] of one step."""
   size = spec.batch["inputs"].shape[-1]
+  wanted = f"{size} finite numbers" + (f": {', '.join(spec.channels)}" if spec.channels else "")
   try:
     values = np.array([float(value) for value in line.replace(",", " ").split()], np.float32)
   except ValueError as error:
-    raise UserError(f"line {number} is not {size} numbers: {line.strip()[:60]!r}") from error
+    raise UserError(f"line {number} is no sample: {line.strip()[:60]!r}; it takes {wanted}") from error
   if values.shape != (size,) or not np.isfinite(values).all():
-    raise UserError(f"line {number} has {len(values)} numbers; a sample is {size} finite ones")
+    raise UserError(f"line {number} has {len(values)} numbers; a sample is {wanted}")
   return values
 
 

@@ -43,8 +43,8 @@ def run_study(
   summary = study.summarise(results)
   save(summary, path)
   write_json(path / "study.json", {"scalars": summary.scalars, "tables": summary.tables})
-  tables = "\n".join(markdown(rows) for rows in summary.tables.values())
-  (path / "study.md").write_text(tables, encoding="utf-8")
+  parts = [*map(markdown, summary.tables.values()), *(f"![{name}]({name}.png)\n" for name in summary.figures)]
+  (path / "study.md").write_text("\n".join(parts), encoding="utf-8")
   return summary
 
 

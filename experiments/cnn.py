@@ -187,7 +187,10 @@ def mobilenet_v2_small() -> Experiment:
 
 
 def efficientnet_small() -> Experiment:
-  """EfficientNet for 32x32 images: half of the filters of B0, and five of its stages."""
+  """EfficientNet for 32x32 images: half of the filters of B0, and five of its stages.
+
+  Result: 65.9 % on CIFAR-10 after 10 epochs of 9,000 images, 53.2 min, shared core; see `small_architectures`.
+  """
   return _small(
     EfficientNet(
       width=0.5,
@@ -206,9 +209,9 @@ def efficientnet_small() -> Experiment:
 def small_architectures() -> Study:
   """Every architecture of chapter 2 beside LeNet-5 with one recipe: what thirty years of design are worth.
 
-  Result: CIFAR-10, 10 epochs of 9,000 images (1 seed): ResNet 68.6 %, DenseNet 66.2, GoogLeNet 60.4, VGG 58.4,
-  AlexNet 58.0, LeNet-5 55.4, EfficientNet 47.2, MobileNetV2 44.4; 83 min on one busy core; with
-  `--data.per_class=1000 --data.source=npz:CIFAR10.npz --steps=1410 --eval_every=141`.
+  Result: CIFAR-10, 10 epochs of 9,000 images (1 seed): ResNet 68.6 %, DenseNet 66.2, EfficientNet 65.9,
+  GoogLeNet 60.4, MobileNetV2 60.4, VGG 58.4, AlexNet 58.0, LeNet-5 55.4; 137 min on one busy core that others
+  shared at last; with `--data.per_class=1000 --data.source=npz:CIFAR10.npz --steps=1410 --eval_every=141`.
   """
   names = ("lenet5_modern", "alexnet", "vgg", "googlenet", "resnet", "densenet", "mobilenet_v2", "efficientnet")
   return Study(

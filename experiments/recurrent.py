@@ -58,7 +58,7 @@ def char_lstm() -> Experiment:
   """LSTM language model on the characters of Shakespeare (H3.9, H3.11.4).
 
   Result: test perplexity 4.76 ± 0.08 a character, 1.56 nats (3 seeds, 95 % interval), 6.7 min each, busy 2-core
-  AMD EPYC; `dlcourse study overview.slices`.
+  AMD EPYC; `dlcourse study overview.slices` at commit 7cf688a, with the LSTM of Flax.
   """
   return _char_lm("lstm")
 
@@ -109,7 +109,11 @@ def _sentiment(cell: CellName, bidirectional: bool) -> Experiment:
 
 
 def sentiment_bilstm() -> Experiment:
-  """Whether a film review is positive, by an LSTM in both directions, from random word vectors (H3.7.3)."""
+  """Whether a film review is positive, by an LSTM in both directions, from random word vectors (H3.7.3).
+
+  Result: test accuracy 78.6 % (1 seed; TF-IDF and logistic regression 77.7 %), 1.0 min on one core of a busy
+  2-core AMD EPYC; `dlcourse train recurrent.sentiment_bilstm`.
+  """
   return _sentiment("lstm", bidirectional=True)
 
 
@@ -129,7 +133,11 @@ def sentiment_rnn() -> Experiment:
 
 
 def ecg() -> Experiment:
-  """Five kinds of heartbeat, by convolutions and an LSTM (ECG5000; H1.7.3, H3.7.4)."""
+  """Five kinds of heartbeat, by convolutions and an LSTM (ECG5000; H1.7.3, H3.7.4).
+
+  Result: test accuracy 94.4 %, macro recall 51.9 % and macro AUC 0.920 (1 seed), 0.3 min on one core of a
+  busy 2-core AMD EPYC; `dlcourse train recurrent.ecg`.
+  """
   return Experiment(
     data=Series("ecg5000", batch_size=32),
     task=Classify(
@@ -150,7 +158,11 @@ def ecg() -> Experiment:
 
 
 def pen_classify() -> Experiment:
-  """Digits from eight points of the path of the pen, by a bidirectional GRU (H3.7.2)."""
+  """Digits from eight points of the path of the pen, by a bidirectional GRU (H3.7.2).
+
+  Result: test accuracy 99.59 % (1 seed, fold 0; nearest neighbour 99.36 %), 2.1 min on one core of a busy
+  2-core AMD EPYC; `dlcourse train recurrent.pen_classify`.
+  """
   return Experiment(
     data=Series("penbased", batch_size=64),
     task=Classify(
@@ -166,7 +178,11 @@ def pen_classify() -> Experiment:
 
 
 def pen_ctc() -> Experiment:
-  """Strings of pen-written digits, read without segmentation by CTC (Graves et al., 2006; H3.7.2, H3.11.2)."""
+  """Strings of pen-written digits, read without segmentation by CTC (Graves et al., 2006; H3.7.2, H3.11.2).
+
+  Result: 1.4 % of characters and 7.7 % of strings wrong (1 seed), 14.7 min on one core of a busy 2-core AMD
+  EPYC; `dlcourse train recurrent.pen_ctc`.
+  """
   return Experiment(
     data=PenStrings(batch_size=64),
     task=Transcribe(
@@ -182,7 +198,11 @@ def pen_ctc() -> Experiment:
 
 
 def weather() -> Experiment:
-  """The temperature in six hours from two days of hourly weather, by a GRU (H3.7.4, H3.11.3)."""
+  """The temperature in six hours from two days of hourly weather, by a GRU (H3.7.4, H3.11.3).
+
+  Result: test RMSE 4.49 °F, 21 % below persistence (5.68); ridge autoregression 4.39 (1 seed), 0.5 min on one
+  core of a busy 2-core AMD EPYC; `dlcourse train recurrent.weather`.
+  """
   return Experiment(
     data=Weather(batch_size=128),
     task=Forecast(
@@ -199,7 +219,11 @@ def weather() -> Experiment:
 
 
 def weather_window() -> Experiment:
-  """The temperature in six hours, by a perceptron that sees the last day: no recurrence (H3.3.3)."""
+  """The temperature in six hours, by a perceptron that sees the last day: no recurrence (H3.3.3).
+
+  Result: test RMSE 4.55 °F (1 seed), 1.0 min on one core of a busy 2-core AMD EPYC; `dlcourse train
+  recurrent.weather_window`.
+  """
   return dataclasses.replace(
     weather(),
     task=Forecast(
@@ -211,7 +235,11 @@ def weather_window() -> Experiment:
 
 
 def tweets() -> Experiment:
-  """Whether a tweet is negative, neutral or positive, by an LSTM in both directions (H1.7.2)."""
+  """Whether a tweet is negative, neutral or positive, by an LSTM in both directions (H1.7.2).
+
+  Result: test macro-F1 74.0 % (1 seed; TF-IDF and logistic regression 74.6 %), 2.8 min on one core of a busy
+  2-core AMD EPYC; `dlcourse train recurrent.tweets`.
+  """
   return dataclasses.replace(
     sentiment_bilstm(),
     data=Sentences("tweets", batch_size=64, vocab_size=10_000, longest=48),
@@ -222,7 +250,11 @@ def tweets() -> Experiment:
 
 
 def activity() -> Experiment:
-  """What a person does, from six channels of a watch, by convolutions and a GRU (H3.6.2)."""
+  """What a person does, from six channels of a watch, by convolutions and a GRU (H3.6.2).
+
+  Result: test accuracy 89.2 % on two persons not trained on (1 seed), 0.1 min on one core of a busy 2-core
+  AMD EPYC; `dlcourse train recurrent.activity`.
+  """
   return Experiment(
     data=Series("activity", batch_size=32),
     task=Classify(
@@ -259,7 +291,11 @@ def _tagging(source: str) -> Experiment:
 
 
 def named_entities() -> Experiment:
-  """The named entities of news, a tag a word, by an LSTM in both directions (CoNLL-2003; H3.6.2, H3.7.3)."""
+  """The named entities of news, a tag a word, by an LSTM in both directions (CoNLL-2003; H3.6.2, H3.7.3).
+
+  Result: F1 of whole names 77.7 %, 95.8 % of tags (1 seed), 1.1 min on one core of a busy 2-core AMD EPYC;
+  `dlcourse train recurrent.named_entities`.
+  """
   return _tagging("named_entities")
 
 
@@ -303,12 +339,20 @@ def _translate(attention: AttentionName) -> Experiment:
 
 
 def translate() -> Experiment:
-  """English to French in user interfaces, by GRUs with attention (Bahdanau et al., 2015; H3.11.1)."""
+  """English to French in user interfaces, by GRUs with attention (Bahdanau et al., 2015; H3.11.1).
+
+  Result: BLEU 31.5 (1 seed; `translate_without_attention` 14.4), 22.0 min on a shared core of a 2-core AMD
+  EPYC; `dlcourse train recurrent.translate`.
+  """
   return _translate("additive")
 
 
 def translate_without_attention() -> Experiment:
-  """English to French in user interfaces, through one vector (Sutskever et al., 2014; H3.11.1)."""
+  """English to French in user interfaces, through one vector (Sutskever et al., 2014; H3.11.1).
+
+  Result: BLEU 14.4 (1 seed), 9.2 min on one core of a busy 2-core AMD EPYC; `dlcourse train
+  recurrent.translate_without_attention`.
+  """
   return _translate("none")
 
 
@@ -318,7 +362,11 @@ def summarise() -> Experiment:
 
 
 def addition() -> Experiment:
-  """Sums of numbers of up to three digits, written down digit by digit (Sutskever et al., 2014; H3.6.2)."""
+  """Sums of numbers of up to three digits, written down digit by digit (Sutskever et al., 2014; H3.6.2).
+
+  Result: 99.95 % of sums exactly right (1 seed), 2.0 min on one core of a busy 2-core AMD EPYC; `dlcourse
+  train recurrent.addition`.
+  """
   return Experiment(
     data=Addition(digits=3),
     task=Translate(
@@ -339,7 +387,11 @@ def addition() -> Experiment:
 
 
 def caption() -> Experiment:
-  """Pictures of two or three digits to their names, letter by letter: one-to-many (Xu et al., 2015; H3.6.2)."""
+  """Pictures of two or three digits to their names, letter by letter: one-to-many (Xu et al., 2015; H3.6.2).
+
+  Result: 89.1 % exactly right, 4.0 % of characters wrong (1 seed), 2.4 min on one core of a busy 2-core AMD
+  EPYC; `dlcourse train recurrent.caption`.
+  """
   return Experiment(
     data=DigitCaptions(),
     task=Translate(
@@ -356,7 +408,11 @@ def caption() -> Experiment:
 
 
 def expressions() -> Experiment:
-  """The value of nested expressions, by a recursive network (Tai et al., 2015; course content of chapter 3)."""
+  """The value of nested expressions, by a recursive network (Tai et al., 2015; course content of chapter 3).
+
+  Result: test accuracy 56.6 % (1 seed; the LSTM of `expressions_in_a_row` 48.3 %), 3.3 min on one core of a
+  busy 2-core AMD EPYC; `dlcourse train recurrent.expressions`.
+  """
   return Experiment(
     data=Expressions(form="tree"),
     task=Classify(
@@ -372,7 +428,11 @@ def expressions() -> Experiment:
 
 
 def expressions_in_a_row() -> Experiment:
-  """The value of the same expressions, read from left to right by an LSTM that is not told of their nesting."""
+  """The value of the same expressions, read from left to right by an LSTM that is not told of their nesting.
+
+  Result: test accuracy 48.3 % (1 seed), 2.3 min on one core of a busy 2-core AMD EPYC; `dlcourse train
+  recurrent.expressions_in_a_row`.
+  """
   return dataclasses.replace(
     expressions(),
     data=Expressions(form="sequence"),
@@ -422,7 +482,12 @@ GAPS = (5, 10, 20, 40, 80, 160, 320)
 
 
 def memory_gap() -> Study:
-  """How many steps a symbol is remembered by each cell and by a sliding window (H3.8.1, H3.9.3)."""
+  """How many steps a symbol is remembered by each cell and by a sliding window (H3.8.1, H3.9.3).
+
+  Result: accuracy above 90 % up to 40 steps for the LSTM, 20 for the GRU, 10 for the window of 16, and 40 for
+  the simple cell with orthogonal weights, which failed at 20 and has 82.5 % at 80 (1 seed, 1,500 steps each);
+  12 min on one core of a busy 2-core AMD EPYC; `dlcourse study recurrent.memory_gap`.
+  """
   return Study(
     runs=tuple(
       Run(f"{kind} {gap}", f"recurrent.recall_{kind}", (f"--data.gap={gap}",))
@@ -435,13 +500,18 @@ def memory_gap() -> Study:
 
 
 def gradient_flow() -> Study:
-  """Gradients on their way back through time: simple layers of three radii, and an LSTM's memory (H3.5.6)."""
+  """Gradients on their way back through time: simple layers of three radii, and an LSTM's memory (H3.5.6).
+
+  Result: tanh layers of radius 0.8, 1 and 1.25 pass on 0.780, 0.935 and 1.019 of a gradient a step, the
+  memory of an LSTM 0.732 with the forget bias 1 and 0.993 with 5; `dlcourse study recurrent.gradient_flow`,
+  seconds.
+  """
 
   def summarise(results: list) -> Report:
     del results  # nothing is trained
     flows = compare_flows()
     rows = [{"layer": flow.label, "factor a step": flow.rate, "bound": flow.bound} for flow in flows]
-    return Report(tables={"gradient flow": rows}, figures={"gradient_flow": gradient_flow_figure(flows)})
+    return Report(tables={"gradient_flow": rows}, figures={"gradient_flow": gradient_flow_figure(flows)})
 
   return Study(runs=(), summarise=summarise)
 

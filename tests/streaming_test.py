@@ -1,5 +1,6 @@
 """Streaming gives what `predict` gives for the whole sequence, however it is cut."""
 
+import dataclasses
 import re
 import types
 
@@ -102,7 +103,7 @@ def test_a_chunk_of_any_size_is_heard_by_few_programs():
 def test_a_network_that_needs_the_future_is_refused(model, message):
   network, _ = of_values(Classify(model, Sgd()))
   with pytest.raises(UserError, match=message):
-    Listener(network).hear(VALUES[0])
+    Listener(network)  # before anything is heard
 
 
 def test_data_scaled_by_the_whole_sequence_is_refused():
@@ -117,9 +118,10 @@ def test_data_scaled_by_the_whole_sequence_is_refused():
 def test_every_sample_has_an_answer():
   network, batch = of_values(Classify(SequenceClassifier(BODIES["lstm"]), Sgd()))
   lines = [" ".join(map(str, sample)) + "\n" for sample in VALUES[0]]
-  said = list(answers(network, [lines[0], "\n", *lines[1:]]))
+  said = list(answers(network, [*lines[:3], "\n", *lines]))  # an empty line begins anew
   expected = np.asarray(network.program.predict(network.state, jax.random.key(0), batch)[0])
-  assert len(said) == 11
+  assert len(said) == 3 + 11
+  assert said[:3] == said[3:6]
   assert said[-1] == {"class": "abc"[expected.argmax()], "probability": pytest.approx(expected.max(), abs=1e-4)}
 
 
@@ -135,7 +137,7 @@ def test_forecasts_are_numbers(change):
 @pytest.mark.parametrize(
   ("line", "message"),
   [
-    ("1 x", "line 2 is not 2 numbers: '1 x'"),
+    ("1 x", "line 2 is no sample: '1 x'; it takes 2"),
     ("1", "line 2 has 1 numbers; a sample is 2"),
     ("1 nan", "finite"),
   ],
@@ -144,6 +146,13 @@ def test_a_line_that_is_no_sample_is_refused_by_its_number(line, message):
   network, _ = of_values(Classify(SequenceClassifier(BODIES["rnn"]), Sgd()))
   with pytest.raises(UserError, match=message):
     list(answers(network, ["1 2", line]))
+
+
+def test_a_sample_that_is_none_is_told_what_one_is():
+  network, _ = of_values(Classify(SequenceClassifier(BODIES["rnn"]), Sgd()))
+  network.data.spec = dataclasses.replace(network.data.spec, channels=("speed (mph)", "height (m)"))
+  with pytest.raises(UserError, match=r"2 finite numbers: speed \(mph\), height \(m\)"):
+    list(answers(network, ["1"]))
 
 
 def test_the_benchmark_says_what_a_step_costs(capsys):
@@ -181,7 +190,7 @@ def test_a_sentence_is_judged_token_by_token():
   words = Tokenizer("words", ("<pad>", "<unk>", "<bos>", "<eos>", "not", "bad"))
   spec = Spec(shapes(batch), ("good", "poor"), words.vocabulary, tokenizer=words)
   network = trained(Classify(SequenceClassifier(BODIES["rnn"], Frontend(embed_dim=3)), Sgd()), spec)
-  said = list(answers(network, ["Not bad", "", "dog"]))
+  said = list(answers(network, ["Not bad", "dog"]))
   assert [answer["token"] for answer in said] == ["not", "bad", "<unk>"]
   expected = np.asarray(network.program.predict(network.state, jax.random.key(0), batch)[0])
   assert said[-1]["probability"] == pytest.approx(expected.max(), abs=1e-4)

@@ -40,6 +40,7 @@ _UNITS = {
   "visibility": "miles",
   "precipitation": "inches",
 }
+_CYCLES = ("wind sine", "wind cosine", "hour sine", "hour cosine", "year sine", "year cosine")
 _FASTEST_WIND = 200.0  # mph; the file has an hour of 1,048
 
 
@@ -110,6 +111,7 @@ class Weather(DataRecipe):
         shapes,
         prepare=lambda key, batch: {**batch, "inputs": (batch["inputs"] - shift) / width},
         scaling=Scaling(shift[0], width[0]),
+        channels=(*(f"{name} ({_UNITS[name]})" for name in names), *_CYCLES),
       ),
       batch=batch,
       eval_batches=eval_batches,

@@ -51,6 +51,7 @@ class Spec:
     augments: whether training examples are changed at random, by `prepare` with a key or before.
     scaling: of images, as `prepare` does it, or of the numbers to forecast; None where the data is neither.
     tokenizer: that made numbers of the text, and will of a user's own line; None where there is none.
+    channels: what the numbers of a sample are, in their order, where the data says so.
   """
 
   batch: Mapping[str, jax.ShapeDtypeStruct]
@@ -60,6 +61,7 @@ class Spec:
   augments: bool = False
   scaling: Scaling | None = None
   tokenizer: Tokenizer | None = None
+  channels: tuple[str, ...] = ()
 
   def scale(self, x: jax.Array) -> jax.Array:
     """Images in [0, 1], or targets in their unit -> model space."""

@@ -111,6 +111,8 @@ def labelled_table(place: str) -> SentenceSet:
   columns = header.index("text"), header.index("label")
   texts, names = zip(*[[row[column].strip() for column in columns] for row in rows[1:]], strict=True)
   classes = tuple(sorted(set(names)))
+  if "" in classes:
+    raise UserError(f"{path} has {names.count('')} rows without a label; give them one, or take them out")
   if len(classes) < 2:
     raise UserError(f"{path} has only the label {classes[0]!r}; there is nothing to tell apart")
   return SentenceSet(

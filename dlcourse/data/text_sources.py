@@ -74,7 +74,7 @@ def read_text(path: Path) -> str:
     UserError: there is none, it is empty, too large or not UTF-8.
   """
   if not path.is_file():
-    raise UserError(f"{path} is not a file of text")
+    raise UserError(f"{path} is not a file of text" if path.exists() else f"no such file: {path}")
   try:
     if path.stat().st_size > MAX_BYTES:
       raise UserError(f"{path} has {path.stat().st_size:,} bytes; texts of up to {MAX_BYTES:,} fit in memory")

@@ -59,6 +59,8 @@ def draw(task, state, spec: Spec, request: Request, key: jax.Array) -> dict[str,
 def _question(spec: Spec, request: Request) -> dict[str, np.ndarray]:
   """The same source, to be answered as often as is asked for."""
   _check_temperature("temperature", request.temperature)
+  if request.condition is not None:
+    raise UserError("--condition goes with a conditional language model; this one answers --prompt")
   tokens = spec.tokenizer.encode(request.prompt or "")
   if not len(tokens):
     raise UserError("--prompt says what is to be answered, such as a sentence to translate")

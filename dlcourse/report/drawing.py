@@ -232,10 +232,18 @@ def _draw_row(axes: Axes, row: Sequence[list[_Box]], scale: _Scale, top: float, 
       under = floor if len(column) == 1 else ceiling - height
       ends.append(_draw_box(axes, box, scale, centre, middle, under))
       ceiling -= height + _under([box])
-    for _, *start in before:
-      for end, _, y in ends:
-        _arrow(axes, tuple(start), left - GAP / 2, (end, y))
-    left, before = left + across + GAP, ends
+    for giver, (_, *start) in before:
+      for taker, (end, _, y) in zip(column, ends, strict=True):
+        if _may_feed(giver, taker):
+          _arrow(axes, tuple(start), left - GAP / 2, (end, y))
+    left, before = left + across + GAP, [*zip(column, ends, strict=True)]
+
+
+def _may_feed(giver: _Box, taker: _Box) -> bool:
+  """Whether one may take what the other gives: all of it, perhaps flattened, or less of it in every channel."""
+  if not giver.shape or not taker.source:
+    return True
+  return giver.shape[-1] == taker.source[-1] or math.prod(giver.shape) == math.prod(taker.source)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], turn: float, end: tuple[float, float]) -> None:

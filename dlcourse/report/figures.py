@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 GREY, BEST = "0.5", "tab:red"
 LONG_NAME = 24  # symbols of a class name, at most
+WIDE = 16  # ratio of the largest to the smallest x from which on the axis is logarithmic
 MANY_CURVES = 10  # as many as there are colours and places in a legend
 GRID_SIDE = 400  # pixels of the shorter side of a saved grid, at least
 
@@ -67,7 +68,11 @@ def line_figure(lines: Mapping[str, Mapping[float, Sequence[float]]], xlabel: st
     dots = [(x, value) for x in at for value in points[x]]
     axes.plot(*zip(*dots, strict=True), "o", color=line.get_color(), markersize=4)
   axes.set(xlabel=xlabel, ylabel=ylabel)
-  axes.set_xticks(sorted({x for points in lines.values() for x in points}))
+  ticks = sorted({x for points in lines.values() for x in points})
+  if min(ticks, default=0) > 0 and max(ticks) >= WIDE * min(ticks):
+    axes.set_xscale("log", base=2)
+  axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+  axes.minorticks_off()
   axes.grid(alpha=0.3)
   axes.legend(frameon=False)
   return figure

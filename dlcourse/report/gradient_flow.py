@@ -30,5 +30,6 @@ def gradient_flow_figure(flows: Sequence[Flow]) -> Figure:
   axes.set(xlabel="steps before the last one", ylabel="norm of the gradient, over that at the last step")
   axes.set_yscale("log")
   axes.grid(alpha=0.3)
+  axes.set_title("dotted: what the bound allows", fontsize=9)
   axes.legend(frameon=False, fontsize=8)
   return figure

@@ -95,6 +95,7 @@ def write_report(
   every = [own, *reports.values()]
   listed = [f"![{name}]({name}.png)" for report in every for name in report.figures]
   listed += [f"- [{name}]({name}.json)" for report in every for name in report.tables]
+  listed = [*dict.fromkeys(listed)]  # several scores may show the same answers
   index = folder / "index.md"
   for name in _listed(index.read_text(encoding="utf-8", errors="replace")) if index.exists() else ():
     (folder / name).unlink(missing_ok=True)
@@ -149,7 +150,7 @@ def _index(result: Mapping[str, Any], data: Data, layers: Sequence[Layer], liste
     "",
     " ".join(data.description.split()),
     "",
-    f"| split | {'symbols' if data.spec.vocabulary else 'examples'} |",
+    f"| split | {'symbols' if 'reset' in data.spec.batch else 'examples'} |",
     "| --- | ---: |",
     *(f"| {split} | {size:,} |" for split, size in data.sizes.items()),
     "",

@@ -278,6 +278,8 @@ def sample_tokens(model: nn.Module, variables: dict, key: jax.Array, request: di
   """
   tokens, given, temperature = request["tokens"], request["given"], request["temperature"]
   chex.assert_rank((tokens, given, temperature), (2, 2, 1))
+  if tokens.shape[1] == 1:
+    return tokens
   no_reset = jnp.zeros(tokens.shape[0])
 
   def step(carry, token):

@@ -96,7 +96,7 @@ def test_a_report_replaces_the_last_one_and_leaves_other_files(tmp_path):
 
 
 def test_the_sizes_of_text_are_symbols(tmp_path):
-  text = DATA._replace(spec=Spec({}, vocabulary=("a", "β")))
+  text = DATA._replace(spec=Spec({"reset": None}, vocabulary=("a", "β")))
   write_report(tmp_path, [], RESULT, {}, PARAMS, LAYERS, Best(), text)
   assert "| split | symbols |" in (tmp_path / "report/index.md").read_text(encoding="utf-8")
 
