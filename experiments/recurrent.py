@@ -22,7 +22,6 @@ from dlcourse.evaluators.samples import TextSamples
 from dlcourse.evaluators.tagging import TagScores
 from dlcourse.evaluators.text_scores import Alignments, Bleu, ErrorRates, ExactMatch
 from dlcourse.experiment import Best, Experiment, Run, Study
-from dlcourse.models.cells import CellName
 from dlcourse.models.recurrent import RecurrentStack
 from dlcourse.models.seq2seq import AttentionName, EncoderDecoder, ImageEncoder, SequenceEncoder
 from dlcourse.models.sequence import Frontend, LanguageModel, SequenceClassifier, SequenceTagger, SlidingWindow
@@ -36,14 +35,20 @@ from dlcourse.tasks.transcribe import Transcribe
 from dlcourse.tasks.translate import Translate
 from dlcourse.theory.bptt import compare_flows
 
-_SMALLEST = ("--data.batch_size=8", "--steps=2", "--task.model.body.hidden_dim=8")
+_SMALLEST = ("--data.batch_size=32", "--steps=2", "--task.model.body.hidden_dim=8")
+_SHORT = ("--data.buckets=1", "--data.longest=8", "--data.vocab_size=500")
 
 
-def _char_lm(cell: CellName) -> Experiment:
+def char_lstm() -> Experiment:
+  """LSTM language model on the characters of Shakespeare (H3.9, H3.11.4); --task.model.body.cell for others.
+
+  Result: test perplexity 4.76 ± 0.08 a character, 1.56 nats (3 seeds, 95 % interval), 6.7 min each, busy 2-core
+  AMD EPYC; `dlcourse study overview.slices` at commit 7cf688a, with the LSTM of Flax.
+  """
   return Experiment(
     data=Text("shakespeare", batch_size=32, seq_len=128),
     task=ModelLanguage(
-      LanguageModel(RecurrentStack(cell, hidden_dim=256)),
+      LanguageModel(RecurrentStack("lstm", hidden_dim=256)),
       Adam(learning_rate=3e-3, schedule="cosine", clip_norm=1.0),
     ),
     evaluators=(TextSamples(),),
@@ -54,25 +59,6 @@ def _char_lm(cell: CellName) -> Experiment:
   )
 
 
-def char_lstm() -> Experiment:
-  """LSTM language model on the characters of Shakespeare (H3.9, H3.11.4).
-
-  Result: test perplexity 4.76 ± 0.08 a character, 1.56 nats (3 seeds, 95 % interval), 6.7 min each, busy 2-core
-  AMD EPYC; `dlcourse study overview.slices` at commit 7cf688a, with the LSTM of Flax.
-  """
-  return _char_lm("lstm")
-
-
-def char_gru() -> Experiment:
-  """GRU language model on the characters of Shakespeare (H3.10, H3.11.4)."""
-  return _char_lm("gru")
-
-
-def char_rnn() -> Experiment:
-  """Simple recurrent language model on the characters of Shakespeare (H3.5, H3.11.4)."""
-  return _char_lm("rnn")
-
-
 def conditional_lm() -> Experiment:
   """LSTM language model that is told which work of Shakespeare it writes (H3.7.5, H3.11.4)."""
   return dataclasses.replace(
@@ -80,15 +66,20 @@ def conditional_lm() -> Experiment:
   )
 
 
-def _sentiment(cell: CellName, bidirectional: bool) -> Experiment:
+def sentiment_bilstm() -> Experiment:
+  """Whether a film review is positive, by an LSTM in both directions, from random word vectors (H3.7.3).
+
+  Result: test accuracy 78.6 % (1 seed; TF-IDF and logistic regression 77.7 %), 1.0 min on one core of a busy
+  2-core AMD EPYC; `dlcourse train recurrent.sentiment_bilstm`.
+  """
   return Experiment(
     data=Sentences("rotten_tomatoes", batch_size=64, vocab_size=10_000, longest=48),
     task=Classify(
       SequenceClassifier(
         RecurrentStack(
-          cell,
+          "lstm",
           hidden_dim=128,
-          bidirectional=bidirectional,
+          bidirectional=True,
           dropout=0.3,
           dropout_kind="variational",
           recurrent_dropout=0.3,
@@ -104,32 +95,8 @@ def _sentiment(cell: CellName, bidirectional: bool) -> Experiment:
     best=Best("accuracy", mode="max"),
     steps=800,
     eval_every=100,
-    small=(*_SMALLEST, "--task.model.front.embed_dim=8"),
+    small=(*_SMALLEST, *_SHORT, "--task.model.front.embed_dim=8"),
   )
-
-
-def sentiment_bilstm() -> Experiment:
-  """Whether a film review is positive, by an LSTM in both directions, from random word vectors (H3.7.3).
-
-  Result: test accuracy 78.6 % (1 seed; TF-IDF and logistic regression 77.7 %), 1.0 min on one core of a busy
-  2-core AMD EPYC; `dlcourse train recurrent.sentiment_bilstm`.
-  """
-  return _sentiment("lstm", bidirectional=True)
-
-
-def sentiment_lstm() -> Experiment:
-  """Whether a film review is positive, by an LSTM (H3.7.3, H3.9)."""
-  return _sentiment("lstm", bidirectional=False)
-
-
-def sentiment_gru() -> Experiment:
-  """Whether a film review is positive, by a GRU (H3.7.3, H3.10)."""
-  return _sentiment("gru", bidirectional=False)
-
-
-def sentiment_rnn() -> Experiment:
-  """Whether a film review is positive, by a simple recurrent network (H3.7.3, H3.5)."""
-  return _sentiment("rnn", bidirectional=False)
 
 
 def ecg() -> Experiment:
@@ -286,7 +253,7 @@ def _tagging(source: str) -> Experiment:
     best=Best("loss"),
     steps=1_800,
     eval_every=300,
-    small=(*_SMALLEST, "--task.model.front.embed_dim=8"),
+    small=(*_SMALLEST, *_SHORT, "--task.model.front.embed_dim=8"),
   )
 
 
@@ -305,7 +272,7 @@ def parts_of_speech() -> Experiment:
 
 
 _SMALLEST_PAIRS = (
-  *("--data.batch_size=8", "--steps=2", "--task.model.hidden_dim=8", "--task.model.embed_dim=8"),
+  *("--data.batch_size=32", "--steps=2", "--task.model.hidden_dim=8", "--task.model.embed_dim=8"),
   *("--task.longest=8", "--task.optimizer.warmup_steps=0"),
 )
 _SMALLEST_READER = ("--task.model.encoder.body.hidden_dim=8", "--task.model.encoder.front.embed_dim=8")
@@ -334,7 +301,7 @@ def _translate(attention: AttentionName) -> Experiment:
     best=Best("loss"),
     steps=2_400,
     eval_every=400,
-    small=(*_SMALLEST_PAIRS, *_SMALLEST_READER, "--task.beams=1"),
+    small=(*_SMALLEST_PAIRS, *_SMALLEST_READER, *_SHORT, "--task.beams=1"),
   )
 
 
@@ -458,19 +425,9 @@ def _recall(body: nn.Module) -> Experiment:
   )
 
 
-def recall_rnn() -> Experiment:
-  """A symbol, named some steps later, by a simple recurrent network (H3.5.6, H3.8.1)."""
-  return _recall(RecurrentStack("rnn", hidden_dim=64))
-
-
 def recall_lstm() -> Experiment:
   """A symbol, named some steps later, by an LSTM (H3.9.3)."""
   return _recall(RecurrentStack("lstm", hidden_dim=64))
-
-
-def recall_gru() -> Experiment:
-  """A symbol, named some steps later, by a GRU (H3.10.3)."""
-  return _recall(RecurrentStack("gru", hidden_dim=64))
 
 
 def recall_window() -> Experiment:
@@ -490,8 +447,11 @@ def memory_gap() -> Study:
   """
   return Study(
     runs=tuple(
-      Run(f"{kind} {gap}", f"recurrent.recall_{kind}", (f"--data.gap={gap}",))
-      for kind in ("window", "rnn", "gru", "lstm")
+      Run(f"{kind} {gap}", f"recurrent.{name}", (f"--data.gap={gap}", *cell))
+      for kind, name, cell in (
+        ("window", "recall_window", ()),
+        *((kind, "recall_lstm", (f"--task.model.body.cell={kind}",)) for kind in ("rnn", "gru", "lstm")),
+      )
       for gap in GAPS
     ),
     summarise=along("steps between symbol and answer", "test", "accuracy"),
@@ -520,8 +480,8 @@ def seeds_and_order() -> Study:
   """How far results of one network spread over initialisations and orders of presentation (H3.8.4)."""
   return Study(
     runs=tuple(
-      Run(label, f"recurrent.{name}", seed=seed)
-      for label, name in (("rnn", "sentiment_rnn"), ("lstm", "sentiment_lstm"), ("gru", "sentiment_gru"))
+      Run(cell, "recurrent.sentiment_bilstm", (f"--task.model.body.cell={cell}",), seed)
+      for cell in ("rnn", "lstm", "gru")
       for seed in range(5)
     ),
     summarise=mean_by_label("accuracy", "loss"),

@@ -24,7 +24,6 @@ DETERMINISTIC = {  # steps that draw no random numbers, which `pmap` would draw 
     "--task.model.body.hidden_dim=16",
     "--task.model.embed_dim=8",
   ),
-  "recurrent.recall_gru": ("--data.batch_size=16", "--data.gap=4", "--task.model.body.hidden_dim=16"),
 }
 RANDOM = {
   "cnn.mlp": (*IMAGES, "--data.size=8", "--task.model.hidden_dims", "32", "16"),

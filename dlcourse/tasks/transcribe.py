@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dlcourse import metrics
 from dlcourse.data.recipe import Spec
-from dlcourse.errors import check_at_least
+from dlcourse.errors import UserError, check_at_least
 from dlcourse.optim import Optimizer
 from dlcourse.task import Task, TaskRecipe, complete
 from dlcourse.tasks.ctc import best_path, ctc_nll, prefix_beam_search
@@ -34,8 +34,13 @@ class Transcribe(TaskRecipe):
     check_at_least(1, {"task.beams": self.beams})
 
   def build(self, spec: Spec, steps: int) -> Task:
-    """-log p(labels) per sequence, in nats; `exact` is the share of best paths without an error."""
+    """-log p(labels) per sequence, in nats; `exact` is the share of best paths without an error.
+
+    Raises:
+      UserError: the network leaves fewer steps than there are labels.
+    """
     model = complete(self.model, spec)
+    _check_steps(model, spec)
 
     def call(module, carry, batch, train):
       return carry, module(*inputs_of(batch), train=train)
@@ -47,6 +52,17 @@ class Transcribe(TaskRecipe):
 
     task = supervised(model, call, objective, readout, self.optimizer.build(steps), spec.prepare)
     return task._replace(stream=None)  # a label that goes on in the next part would be read twice
+
+
+def _check_steps(model: nn.Module, spec: Spec) -> None:
+  """Every label takes a step: without one, no path has any probability, and the loss says nothing."""
+  inputs, lengths, labels = (spec.batch[name] for name in ("inputs", "lengths", "labels"))
+  (logits, _), _ = jax.eval_shape(model.init_with_output, jax.random.key(0), inputs, lengths)
+  if logits.shape[1] < labels.shape[1]:
+    raise UserError(
+      f"the network leaves {logits.shape[1]} of {inputs.shape[1]} steps, and there are up to {labels.shape[1]} "
+      "labels; lower --task.model.front.pool"
+    )
 
 
 def objective(outputs: tuple[jax.Array, jax.Array], batch) -> tuple:

@@ -84,3 +84,9 @@ def test_beams_answer_with_prefix_beam_search():
 def test_no_beam_is_refused():
   with pytest.raises(UserError, match=r"--task.beams=0 is too small"):
     Transcribe(PLAIN, Adam(), beams=0)
+
+
+def test_a_network_that_leaves_fewer_steps_than_labels_is_refused():
+  front = Frontend(filters=(4,), pool=5)  # 9 steps become 2
+  with pytest.raises(UserError, match="leaves 2 of 9 steps, and there are up to 3 labels"):
+    Transcribe(SequenceTagger(RecurrentStack("gru", hidden_dim=8), front), Adam()).build(SPEC, 1)
