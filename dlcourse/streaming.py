@@ -98,7 +98,7 @@ def answers(trained: Trained, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     if not line.strip():
       listener.restart()
     elif spec.vocabulary:
-      tokens = tokens_of(spec, line.strip("\n"), number)
+      tokens = spec.encode(line.strip("\n"), f"line {number}")
       for token, probabilities in zip(tokens, listener.hear(tokens), strict=True):
         yield {"token": spec.vocabulary[token], **_class(spec, probabilities)}
     else:
@@ -109,36 +109,19 @@ def answers(trained: Trained, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 def _of_language_model(spec: Spec, listener: Listener, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
   following = None  # [V], what comes after all that has been read
   for number, line in enumerate(lines, 1):
-    tokens = tokens_of(spec, line, number)
+    tokens = spec.encode(line, f"line {number}")
     if not len(tokens):
       continue
     probabilities = listener.hear(tokens)
     before = probabilities[:-1] if following is None else np.stack([following, *probabilities[:-1]])
-    nats = (
-      -np.log(np.maximum(before[np.arange(len(before)), tokens[-len(before) :]], 1e-30)) if len(before) else []
-    )
+    chances = before[np.arange(len(before)), tokens[len(tokens) - len(before) :]]  # of the symbols that came
     following = probabilities[-1]
     likeliest = np.argsort(-following)[:5]
     yield {
       "symbols": len(tokens),
-      "nats": round(float(np.mean(nats)), 4) if len(nats) else None,
+      "nats": round(float(-np.log(np.maximum(chances, 1e-30)).mean()), 4) if len(chances) else None,
       "next": {spec.vocabulary[i]: round(float(following[i]), 4) for i in likeliest},
     }
-
-
-def tokens_of(spec: Spec, line: str, number: int) -> np.ndarray:
-  """Token numbers [T] of a line of text.
-
-  Raises:
-    UserError: a symbol that the training text does not have, where the vocabulary has no place for it.
-  """
-  if spec.tokenizer is not None and spec.tokenizer.kind != "chars":
-    return spec.tokenizer.encode(line)
-  numbers = {symbol: index for index, symbol in enumerate(spec.vocabulary)}
-  strange = sorted(set(line) - set(numbers))
-  if strange:
-    raise UserError(f"line {number} has {strange[0]!r}, which is not in the training text")
-  return np.array([numbers[symbol] for symbol in line], np.int32)
 
 
 def _sample(spec: Spec, line: str, number: int) -> np.ndarray:

@@ -130,7 +130,7 @@ def loop(session: Session, state: TrainState, progress: Progress) -> None:
   while step < experiment.steps and not gave_up(experiment.best, progress):
     with jax.transfer_guard("disallow"):  # a hidden transfer would make every step wait for the last
       state, measured, step = advance(session, state, step)
-    pending.append(measured)
+    pending += measured
     display.advance(step)
     evaluates = step % experiment.eval_every == 0 or step == experiment.steps
     if evaluates or step % experiment.log_every == 0:
@@ -160,19 +160,26 @@ def _check_finite(step: int, values: dict[str, float]) -> None:
       )
 
 
-def advance(session: Session, state: TrainState, step: int) -> tuple[TrainState, dict, int]:
-  """One dispatch: `steps_per_dispatch` steps where no event falls between them, else one."""
+def advance(session: Session, state: TrainState, step: int) -> tuple[TrainState, list[dict], int]:
+  """`steps_per_dispatch` steps where no event falls between them, else one; with what was measured.
+
+  They are one dispatch where their batches are alike, and not of several buckets of lengths.
+  """
   experiment, options, data, program = session.experiment, session.options, session.data, session.program
   ends = (experiment.log_every, experiment.eval_every)
   count = options.steps_per_dispatch
   until_event = min(experiment.steps - step, *(every - step % every for every in ends))
-  batches = [data.batch(options.seed, step + i) for i in range(count if count <= until_event else 1)]
-  alike = len({tuple(x.shape for x in batch.values()) for batch in batches}) == 1  # of one bucket of lengths
-  if len(batches) == 1 or not alike:
-    state, measured = program.train_step(state, batches[0])
-    return state, measured, step + 1
-  state, measured = program.train_steps(state, batches)
-  return state, measured, step + count
+  if count > until_event:
+    count = 1
+  batches = [data.batch(options.seed, step + i) for i in range(count)]
+  if count > 1 and len({tuple(x.shape for x in batch.values()) for batch in batches}) == 1:
+    state, measured = program.train_steps(state, batches)
+    return state, [measured], step + count
+  every = []
+  for batch in batches:
+    state, measured = program.train_step(state, batch)
+    every.append(measured)
+  return state, every, step + count
 
 
 def judge(best: Best, progress: Progress, step: int, values: dict[str, float]) -> Progress:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from dlcourse.data.tokens import Tokenizer
+from dlcourse.errors import UserError
 
 Batch = Mapping[str, jax.Array | np.ndarray]
 
@@ -70,6 +71,24 @@ class Spec:
   def unscale(self, x: jax.Array) -> jax.Array:
     """The inverse of `scale`."""
     return x if self.scaling is None else self.scaling.unscale(x)
+
+  def encode(self, text: str, what: str) -> np.ndarray:
+    """Token numbers [T] of a user's text.
+
+    Args:
+      text: of any length.
+      what: what to call it in a message.
+
+    Raises:
+      UserError: a symbol that the training text does not have, where symbols are the tokens.
+    """
+    if self.tokenizer is not None and self.tokenizer.kind != "chars":
+      return self.tokenizer.encode(text)
+    numbers = {symbol: number for number, symbol in enumerate(self.vocabulary)}
+    strange = sorted(set(text) - set(numbers))
+    if strange:
+      raise UserError(f"{what} has {strange[0]!r}, which is not in the training text")
+    return np.array([numbers[symbol] for symbol in text], np.int32)
 
   def decode(self, tokens: Iterable[int]) -> str:
     """The text of token numbers."""

@@ -9,6 +9,7 @@ import numpy as np
 from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError, check_at_least
 from dlcourse.evaluators import Evaluator, Report
+from dlcourse.evaluators.classification import unpadded
 
 
 def examples(data: Data, split: str) -> tuple[list[np.ndarray], np.ndarray]:
@@ -21,10 +22,8 @@ def examples(data: Data, split: str) -> tuple[list[np.ndarray], np.ndarray]:
   for batch in data.eval_batches(split):
     if not {"inputs", "label"} <= set(batch):
       raise UserError(f"this baseline needs labelled sequences; this data has {', '.join(sorted(batch))}")
-    real = batch["mask"] > 0
-    pairs = zip(batch["inputs"][real], batch["lengths"][real], strict=True)
-    sequences += [x[:length] for x, length in pairs]
-    labels.append(batch["label"][real])
+    sequences += unpadded(batch)
+    labels.append(batch["label"][batch["mask"] > 0])
   return sequences, np.concatenate(labels)
 
 

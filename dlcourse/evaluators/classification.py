@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 
-from dlcourse.data.recipe import Data, Spec
+from dlcourse.data.recipe import Batch, Data, Spec
 from dlcourse.errors import UserError, check_at_least
 from dlcourse.evaluators import Evaluator, Report
 from dlcourse.report.figures import (
@@ -38,6 +38,15 @@ class Predictions(NamedTuple):
   examples: list[np.ndarray]
 
 
+def unpadded(batch: Batch) -> list[np.ndarray]:
+  """The examples of a batch that count: images, or sequences (of a tree, its nodes) up to their ends."""
+  real = batch["mask"] > 0
+  name = next(name for name in ("image", "inputs", "nodes") if name in batch)
+  if name == "image":
+    return list(batch[name][real])
+  return [x[:length] for x, length in zip(batch[name][real], batch["lengths"][real], strict=True)]
+
+
 def predictions(task, state, data: Data, key: jax.Array) -> Predictions:
   """Asks about every example of the test split.
 
@@ -49,11 +58,7 @@ def predictions(task, state, data: Data, key: jax.Array) -> Predictions:
     real = batch["mask"] > 0
     probabilities.append(jax.device_get(task.predict(state, key, batch))[real])
     labels.append(batch["label"][real])
-    if "image" in batch:
-      examples += list(batch["image"][real])
-    else:
-      sequences, lengths = batch["inputs" if "inputs" in batch else "nodes"][real], batch["lengths"][real]
-      examples += [x[:length] for x, length in zip(sequences, lengths, strict=True)]
+    examples += unpadded(batch)
   found = Predictions(np.concatenate(probabilities), np.concatenate(labels), examples)
   if not np.isfinite(found.probabilities).all():
     raise UserError(

@@ -77,9 +77,7 @@ def _question(spec: Spec, request: Request) -> dict[str, np.ndarray]:
 def _text_request(spec: Spec, request: Request) -> dict[str, np.ndarray]:
   _check_temperature("temperature", request.temperature)
   prompt = request.prompt or ("\n" if "\n" in spec.vocabulary else spec.vocabulary[0])
-  strange = sorted(set(prompt) - set(spec.vocabulary))
-  if strange:
-    raise UserError(f"--prompt has {strange[0]!r}, which is not in the training text")
+  start = spec.encode(prompt, "--prompt")
   if len(prompt) > request.length:
     raise UserError(f"--prompt has {len(prompt)} symbols, more than --length={request.length}")
   if request.samples * request.length > MOST_SYMBOLS:
@@ -88,7 +86,7 @@ def _text_request(spec: Spec, request: Request) -> dict[str, np.ndarray]:
       "draw fewer"
     )
   tokens = np.zeros((request.samples, request.length), np.int32)
-  tokens[:, : len(prompt)] = [spec.vocabulary.index(symbol) for symbol in prompt]
+  tokens[:, : len(prompt)] = start
   given = np.zeros((request.samples, request.length), np.float32)
   given[:, : len(prompt)] = 1.0
   temperature = np.full(request.samples, request.temperature, np.float32)

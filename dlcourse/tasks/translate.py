@@ -78,14 +78,10 @@ class Translate(TaskRecipe):
     return smoothed(total, logits, batch["mask"], self.label_smoothing), weight, measured
 
   def _answer(self, model: nn.Module, variables: dict, source) -> decoding.Decoded:
-    first = _begin(source)
+    first, source = _begin(source), decoding.repeated(source, self.beams)
+    start, step = model.apply(variables, source, method="start"), _step(model, variables, source)
     if self.beams == 1:
-      start = model.apply(variables, source, method="start")
-      step = _step(model, variables, source)
       return decoding.follow(step, start, first, self.longest, decoding.greedy, jax.random.key(0))
-    source = decoding.repeated(source, self.beams)
-    start = model.apply(variables, source, method="start")
-    step = _step(model, variables, source)
     return decoding.beam_search(step, start, first, self.longest, self.beams, self.alpha)
 
 
