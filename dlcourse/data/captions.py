@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlcourse.data.image_sources import load_images
-from dlcourse.data.procedural import EVALUATION, made, teacher_forced
+from dlcourse.data.procedural import EVALUATION, made
 from dlcourse.data.ragged import side_by_side
 from dlcourse.data.recipe import Data, DataRecipe, Spec
 from dlcourse.data.splits import stratified
-from dlcourse.data.token_batches import check_split
+from dlcourse.data.token_batches import check_split, teacher_forced
 from dlcourse.data.tokens import SPECIAL, Tokenizer
 from dlcourse.errors import check_at_least
 

@@ -10,8 +10,8 @@ from dlcourse.data.pair_sources import Pair, load_pairs
 from dlcourse.data.ragged import side_by_side
 from dlcourse.data.recipe import Data, DataRecipe
 from dlcourse.data.splits import stratified
-from dlcourse.data.token_batches import check_split, token_data
-from dlcourse.data.tokens import BOS, EOS, Kind, Tokenizer, train_tokenizer
+from dlcourse.data.token_batches import check_split, teacher_forced, token_data
+from dlcourse.data.tokens import Kind, Tokenizer, train_tokenizer
 from dlcourse.errors import check_at_least
 
 _TIMES = {
@@ -81,15 +81,5 @@ class Pairs(DataRecipe):
 
   def _encode(self, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> Arrays:
     inputs, lengths = side_by_side([tokenizer.encode(source) for source, _ in pairs], self.longest)
-    answers = [tokenizer.encode(target)[: self.longest - 1] for _, target in pairs]
-    tokens, target_lengths = side_by_side([np.insert(answer, 0, BOS) for answer in answers], self.longest)
-    targets, _ = side_by_side([np.append(answer, np.int32(EOS)) for answer in answers], self.longest)
-    counted = np.arange(self.longest) < target_lengths[:, None]
-    return {
-      "inputs": inputs,
-      "lengths": lengths,
-      "tokens": tokens,
-      "targets": targets,
-      "target_lengths": target_lengths,
-      "mask": counted.astype(np.float32),
-    }
+    answers, _ = side_by_side([tokenizer.encode(target) for _, target in pairs], self.longest - 1)
+    return {"inputs": inputs, "lengths": lengths, **teacher_forced(answers)}

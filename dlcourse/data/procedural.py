@@ -11,7 +11,8 @@ import numpy as np
 
 from dlcourse.data.batches import Arrays, in_order
 from dlcourse.data.recipe import Data, DataRecipe, Spec, digest_of
-from dlcourse.data.tokens import BOS, EOS, SPECIAL, Tokenizer
+from dlcourse.data.token_batches import teacher_forced
+from dlcourse.data.tokens import SPECIAL, Tokenizer
 from dlcourse.errors import UserError, check_at_least, check_between, unknown
 
 TRAINING, EVALUATION = 1, 2  # keep the two kinds of draws apart, whatever the seeds
@@ -192,28 +193,6 @@ def made(
     digest=digest_of(part[name] for part in parts for name in sorted(part)),
     description=description,
   )
-
-
-def teacher_forced(answers: np.ndarray) -> dict[str, np.ndarray]:
-  """What a decoder is given, and what it has to say.
-
-  Args:
-    answers: int32 [B, T - 1] token numbers, 0 after the end of each.
-
-  Returns:
-    tokens (<bos> y1 y2 …), targets (y1 y2 … <eos>), mask [B, T] and target_lengths [B].
-  """
-  ends = np.count_nonzero(answers, axis=1)
-  tokens = np.pad(answers, ((0, 0), (1, 0)), constant_values=BOS)
-  targets = np.pad(answers, ((0, 0), (0, 1)))
-  targets[np.arange(len(ends)), ends] = EOS
-  mask = np.arange(tokens.shape[1]) <= ends[:, None]
-  return {
-    "tokens": tokens,
-    "targets": targets,
-    "target_lengths": (ends + 1).astype(np.int32),
-    "mask": mask.astype(np.float32),
-  }
 
 
 def mixed(keys: np.ndarray, seed: int) -> np.ndarray:

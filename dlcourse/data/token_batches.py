@@ -1,11 +1,13 @@
-"""What every recipe of token sequences ends with: encoded splits as `Data`, in buckets of similar length."""
+"""What recipes of token sequences share: answers for a decoder, and encoded splits as `Data`, in buckets."""
 
 from collections.abc import Mapping
+
+import numpy as np
 
 from dlcourse.data.batches import Arrays
 from dlcourse.data.ragged import Lengths, bucketed, by_length, edges, shapes_of
 from dlcourse.data.recipe import Data, Spec, digest_of
-from dlcourse.data.tokens import Tokenizer
+from dlcourse.data.tokens import BOS, EOS, Tokenizer
 from dlcourse.errors import UserError, check_at_least, unknown
 
 
@@ -45,6 +47,28 @@ def token_data(
     digest=digest_of(part[name] for part in splits.values() for name in sorted(part)),
     description=description,
   )
+
+
+def teacher_forced(answers: np.ndarray) -> dict[str, np.ndarray]:
+  """What a decoder is given, and what it has to say.
+
+  Args:
+    answers: int32 [B, T - 1] token numbers, 0 after the end of each.
+
+  Returns:
+    tokens (<bos> y1 y2 …), targets (y1 y2 … <eos>), mask [B, T] and target_lengths [B].
+  """
+  ends = np.count_nonzero(answers, axis=1)
+  tokens = np.pad(answers, ((0, 0), (1, 0)), constant_values=BOS)
+  targets = np.pad(answers, ((0, 0), (0, 1)))
+  targets[np.arange(len(ends)), ends] = EOS
+  mask = np.arange(tokens.shape[1]) <= ends[:, None]
+  return {
+    "tokens": tokens,
+    "targets": targets,
+    "target_lengths": (ends + 1).astype(np.int32),
+    "mask": mask.astype(np.float32),
+  }
 
 
 def check_split(validation: float, test: float, split_seed: int) -> None:

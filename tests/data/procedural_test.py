@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dlcourse.data.procedural import Addition, MemoryGap, mixed, teacher_forced
+from dlcourse.data.procedural import Addition, MemoryGap, mixed
 from dlcourse.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -42,15 +42,6 @@ def test_questions_and_answers_can_be_written_backwards(reverse):
     pairs = sums(data, data.eval_batches(split), *reverse)
     assert pairs == sums(plain, plain.eval_batches(split))
     assert len(pairs) == data.sizes[split]
-
-
-def test_a_decoder_gets_the_answer_one_step_late():
-  out = teacher_forced(np.array([[7, 8, 9], [7, 0, 0], [0, 0, 0]], np.int32))
-  np.testing.assert_array_equal(out["tokens"], [[2, 7, 8, 9], [2, 7, 0, 0], [2, 0, 0, 0]])
-  np.testing.assert_array_equal(out["targets"], [[7, 8, 9, 3], [7, 3, 0, 0], [3, 0, 0, 0]])
-  np.testing.assert_array_equal(out["mask"], [[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]])
-  np.testing.assert_array_equal(out["target_lengths"], [4, 2, 1])
-  assert {x.dtype for x in out.values()} == {np.dtype(np.int32), np.dtype(np.float32)}
 
 
 def test_no_pair_is_in_two_splits_in_any_order():
