@@ -25,7 +25,7 @@ FONT = 7.5  # points
 LETTER, LINE = 0.62 * FONT / 72, 1.3 * FONT / 72  # about what a letter and a line take
 LABEL = 18  # letters of a line
 KEY = 1.15  # of a colour in the legend
-CAPTION = "below each box: name, shape of the output, parameters"
+CAPTION = "below each box: name, shape of the output, parameters; arrows: the order of work"
 
 # What a layer does, its colour and a part of the name of its class; the first that is found holds.
 KINDS = (
@@ -232,18 +232,10 @@ def _draw_row(axes: Axes, row: Sequence[list[_Box]], scale: _Scale, top: float, 
       under = floor if len(column) == 1 else ceiling - height
       ends.append(_draw_box(axes, box, scale, centre, middle, under))
       ceiling -= height + _under([box])
-    for giver, (_, *start) in before:
-      for taker, (end, _, y) in zip(column, ends, strict=True):
-        if _may_feed(giver, taker):
-          _arrow(axes, tuple(start), left - GAP / 2, (end, y))
-    left, before = left + across + GAP, [*zip(column, ends, strict=True)]
-
-
-def _may_feed(giver: _Box, taker: _Box) -> bool:
-  """Whether one may take what the other gives: all of it, perhaps flattened, or less of it in every channel."""
-  if not giver.shape or not taker.source:
-    return True
-  return giver.shape[-1] == taker.source[-1] or math.prod(giver.shape) == math.prod(taker.source)
+    for _, *start in before:
+      for end, _, y in ends:
+        _arrow(axes, tuple(start), left - GAP / 2, (end, y))
+    left, before = left + across + GAP, ends
 
 
 def _arrow(axes: Axes, start: tuple[float, float], turn: float, end: tuple[float, float]) -> None:
