@@ -12,6 +12,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 platform.enable_compilation_cache()  # imports JAX, after the environment is set
 
 
+def pytest_make_parametrize_id(config, val, argname):
+  """Bytes are named by their length: a packed file may hold the time, and workers must agree on names."""
+  return f"{len(val)} bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def stand_ins(monkeypatch):
   """What is not at hand, as its classes and two black images: shapes need no more."""
