@@ -116,7 +116,7 @@ class Study:
 
   runs: tuple[Run, ...]
   summarise: Callable[[Sequence[tuple[Run, Mapping[str, Any]]]], Report]
-  """Runs and their results (`result.json` of their workdirs) -> table and figures."""
+  """Runs and their results (`result.json` of their workdirs, and the path `workdir`) -> table and figures."""
   small: tuple[str, ...] = ()
   """Further overrides of every run that make a tiny version for tests."""
 

@@ -39,7 +39,7 @@ def run_study(
   if (path / RECORD).exists():
     raise UserError(f"{path} is the workdir of one training; name another --workdir for the study")
   planned = [_plan(run, path / folder, overrides, options) for run, folder in folders(study)]
-  results = [(plan.run, _result(plan)) for plan in planned]
+  results = [(plan.run, _result(plan) | {"workdir": plan.path}) for plan in planned]
   summary = study.summarise(results)
   save(summary, path)
   write_json(path / "study.json", {"scalars": summary.scalars, "tables": summary.tables})

@@ -19,6 +19,7 @@ from dlcourse.evaluators.baselines import NearestNeighbour, TfIdf
 from dlcourse.evaluators.classification import ConfusionMatrix, Roc
 from dlcourse.evaluators.forecast_baselines import ForecastBaselines
 from dlcourse.evaluators.samples import TextSamples
+from dlcourse.evaluators.significance import paired_bootstrap
 from dlcourse.evaluators.tagging import TagScores
 from dlcourse.evaluators.text_scores import Alignments, Bleu, ErrorRates, ExactMatch
 from dlcourse.experiment import Best, Experiment, Run, Study
@@ -28,7 +29,7 @@ from dlcourse.models.sequence import Frontend, LanguageModel, SequenceClassifier
 from dlcourse.models.tree import TreeClassifier
 from dlcourse.optim import Adam, AdamW
 from dlcourse.report.gradient_flow import gradient_flow_figure
-from dlcourse.study import along, mean_by_label
+from dlcourse.study import along, mean_by_label, together
 from dlcourse.tasks.sequences import Forecast, Tag
 from dlcourse.tasks.supervised import Classify, ModelLanguage
 from dlcourse.tasks.transcribe import Transcribe
@@ -497,5 +498,7 @@ def translations() -> Study:
       for label, name in (("attention", "translate"), ("one vector", "translate_without_attention"))
       for seed in range(3)
     ),
-    summarise=mean_by_label("bleu", "loss", "perplexity"),
+    summarise=together(
+      mean_by_label("bleu", "loss", "perplexity"), paired_bootstrap("attention", "one vector")
+    ),
   )

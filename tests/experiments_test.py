@@ -74,11 +74,14 @@ def test_docstring_begins_with_one_sentence(name):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_runs_of_a_study_load_and_their_results_can_be_summarised(name):
+def test_runs_of_a_study_load_and_their_results_can_be_summarised(name, tmp_path):
   study = catalogue(Study)[name]()
   for run in study.runs:
     assert isinstance(load(run.experiment, run.overrides), Experiment)
   device = {"count": 1, "kind": "cpu"}
   measured = {"accuracy": 0.5, "loss": 1.0}
   result = {"train": measured, "test": measured, "seconds": 1.0, "commit": None, "devices": device}
+  (tmp_path / "report").mkdir()
+  (tmp_path / "report" / "answers.json").write_text('[{"reference": "a b c d", "answer": "a b c d"}]')
+  result["workdir"] = tmp_path
   assert isinstance(study.summarise([(run, result) for run in study.runs]), Report)

@@ -90,19 +90,12 @@ def _of_tokens(tokens: np.ndarray, lengths: np.ndarray, spec: Spec) -> list[str]
 
 @dataclasses.dataclass(frozen=True)
 class _TextScores(Evaluator):
-  """Scores of all answers, and the first of them as a table."""
-
-  examples: int = 20
-  """Answers of the test split that the table shows."""
-
-  def __post_init__(self) -> None:
-    """Refuses a table of fewer than no rows."""
-    check_at_least(0, {"evaluators….examples": self.examples})
+  """Scores of all answers, which are kept as a table: what two models answered can be compared later."""
 
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
     """The scalars, and the table `answers`."""
     found = answers(task, state, data, key)
-    return self.report(found)._replace(tables={"answers": [row._asdict() for row in found[: self.examples]]})
+    return self.report(found)._replace(tables={"answers": [row._asdict() for row in found]})
 
   def report(self, found: Sequence[Answer]) -> Report:
     """The scalars of these answers."""
