@@ -1,4 +1,4 @@
-"""Times training steps against PyTorch eager and Keras on one core, and the start of a run.
+"""Times training steps against PyTorch and Keras on one core, and the start of a run.
 
     python launch/benchmark.py    # all of it: about ten minutes
     python launch/benchmark.py --slices=lstm,gru --rounds=9 --out=benchmark.json
@@ -32,6 +32,7 @@ import peers
 from dlcourse import platform
 
 CONTESTANTS = ("ours", "torch", "torch+malloc", "keras", "keras+malloc")
+COMPILED = {"gpt": ("torch_compiled", "torch_compiled+malloc")}  # further ones of a slice
 _SGEMM = 2048  # side of the matrices that measure the core's peak
 
 
@@ -39,6 +40,7 @@ _SGEMM = 2048  # side of the matrices that measure the core's peak
 EXPERIMENTS = {
   "lenet5": ("cnn.lenet5", ()),
   "char_lstm": ("recurrent.char_lstm", ()),
+  "gpt": ("transformer.char_gpt", ("--data.batch_size=16",)),
   "dcgan": ("gan.dcgan", ("--task.generator.width=64", "--task.discriminator.width=64")),
   "vae": ("vae.mlp", ()),
 }
@@ -206,7 +208,7 @@ def _step(framework: str, name: str) -> peers.Step:
     return ours(name)
   if framework == "sgemm":
     return _sgemm_step()
-  if framework == "torch":
+  if framework.startswith("torch"):
     import torch
 
     torch.set_num_threads(1)
@@ -277,7 +279,8 @@ def compete(name: str, arguments: argparse.Namespace) -> dict[str, list[dict[str
   """
   with contextlib.ExitStack() as stack:
     workers = {
-      contestant: stack.enter_context(_Worker(contestant, name, arguments.core)) for contestant in CONTESTANTS
+      contestant: stack.enter_context(_Worker(contestant, name, arguments.core))
+      for contestant in (*CONTESTANTS, *COMPILED.get(name, ()))
     }
     return _rounds(workers, arguments)
 

@@ -15,7 +15,7 @@ from dlcourse.models.batch_norm import BatchNorm
 
 Stem = Literal["large", "small"]  # for images of about 224 or of about 32 pixels
 Norm = Literal["batch", "group", "layer", "none"]
-Activation = Literal["relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "swish", "relu6"]
+Activation = Literal["relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "gelu_tanh", "swish", "relu6"]
 
 
 def activate(name: Activation, x: jax.Array) -> jax.Array:
@@ -26,7 +26,9 @@ def activate(name: Activation, x: jax.Array) -> jax.Array:
   """
   if name not in get_args(Activation):
     raise ValueError(f"activation {name!r} is none of {', '.join(get_args(Activation))}")
-  return nn.gelu(x, approximate=False) if name == "gelu" else getattr(nn, name)(x)
+  if name.startswith("gelu"):  # gelu_tanh is its approximation (Hendrycks & Gimpel, 2016), as in GPT-2
+    return nn.gelu(x, approximate=name == "gelu_tanh")
+  return getattr(nn, name)(x)
 
 
 def normalisation(

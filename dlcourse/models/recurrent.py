@@ -100,12 +100,13 @@ class RecurrentStack(nn.Module):
       check_below_one({f"task.model….{name}": getattr(self, name)})
     super().__post_init__()
 
-  def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
-    """Zeros for every layer.
+  def initial_carry(self, batch_size: int, steps: int | None = None) -> tuple[Carry, ...]:
+    """Zeros for every layer, however many steps follow.
 
     Raises:
       UserError: the stack reads in both directions.
     """
+    del steps
     if self.bidirectional:
       raise UserError("a bidirectional network reads the future: it cannot be continued or streamed")
     return tuple(initial_carry(self.cell, batch_size, self.hidden_dim) for _ in range(self.num_layers))

@@ -185,15 +185,16 @@ class EncoderDecoder(nn.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """tokens [B, T], and inputs and lengths [B] as the encoder takes them -> see `decode`."""
     source = self.encode(inputs, lengths, train)
-    return self.decode(source, self.start(source), tokens, train)
+    return self.decode(source, self.start(source, tokens.shape[1]), tokens, train)
 
   def encode(self, inputs: jax.Array, lengths: jax.Array | None = None, train: bool = False) -> Source:
     """inputs, lengths [B] -> the source, with keys where there is attention."""
     source = self.encoder(inputs, lengths, train)
     return source if self.attention == "none" else source._replace(keys=self.attend.keys(source.values))
 
-  def start(self, source: Source) -> State:
-    """The state before the first token: h through tanh, the memory of an LSTM as it is projected."""
+  def start(self, source: Source, steps: int) -> State:
+    """The state before the first of `steps` tokens: h through tanh, an LSTM's memory as it is projected."""
+    del steps
 
     def carry(dense):
       parts = dense(source.summary)  # [B, H] or [B, 2 H]

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dlcourse.errors import UserError, check_at_least, check_below_one
+from dlcourse.models.dense import Dense, Embed
 from dlcourse.models.recurrent import Encoded, RecurrentStack
 
 Pooling = Literal["final", "mean", "max", "attention"]
@@ -57,7 +58,7 @@ class Frontend(nn.Module):
   ) -> tuple[jax.Array, jax.Array | None]:
     """x [B, T] int or [B, T, D], lengths [B] -> vectors [B, T', D'], lengths [B]."""
     if self.vocab_size is not None:
-      x = nn.Embed(self.vocab_size, self.embed_dim, name="embed")(x)  # [B, T, E]
+      x = Embed(self.vocab_size, self.embed_dim, name="embed")(x)  # [B, T, E]
     for i, filters in enumerate(self.filters):
       x = jnp.where(counted(lengths, x), x, 0.0)
       x = nn.relu(nn.Conv(filters, (self.width,), name=f"conv_{i}")(x))
@@ -100,7 +101,7 @@ class SlidingWindow(nn.Module):
     views = [known[:, i : i + steps] for i in range(self.width)]
     y = jnp.concatenate(views, axis=-1)  # [B, T, width D]
     for i in range(self.num_layers):
-      y = nn.relu(nn.Dense(self.hidden_dim, name=f"dense_{i}")(y))
+      y = nn.relu(Dense(self.hidden_dim, name=f"dense_{i}")(y))
     y = jnp.where(counted(lengths, y), y, 0.0)
     ends = jnp.full(batch, steps) if lengths is None else lengths
     rows = jnp.arange(batch)
@@ -131,12 +132,12 @@ class SequenceClassifier(nn.Module):
 
   def setup(self) -> None:
     """What comes after the body."""
-    self.output = nn.Dense(self.num_classes)
+    self.output = Dense(self.num_classes)
     self.drop = nn.Dropout(self.dropout)
     if self.dense_dim is not None:
-      self.dense = nn.Dense(self.dense_dim)
+      self.dense = Dense(self.dense_dim)
     if self.pooling == "attention":
-      self.attend = nn.Dense(1)
+      self.attend = Dense(1)
 
   def __call__(self, x: jax.Array, lengths: jax.Array | None = None, train: bool = False) -> jax.Array:
     """x [B, T] int or [B, T, D], lengths [B] -> logits [B, C]."""
@@ -196,7 +197,7 @@ class SequenceTagger(nn.Module):
 
   def setup(self) -> None:
     """What comes after the body."""
-    self.output = nn.Dense(self.num_classes)
+    self.output = Dense(self.num_classes)
     self.drop = nn.Dropout(self.dropout)
 
   def __call__(
@@ -224,9 +225,16 @@ def _continued(model: SequenceClassifier | SequenceTagger, carry: Any, x: jax.Ar
       "convolutions see what comes later: a network with --task.model.front.filters cannot stream"
     )
   encoded = model.body(model.front(x)[0], None, carry)
-  if not jax.tree.leaves(encoded.carry):
-    raise UserError("a bidirectional network reads from the end too: it cannot stream")
+  _check_continued(encoded.carry)
   return encoded
+
+
+def _check_continued(carry: Any) -> None:
+  if not jax.tree.leaves(carry):
+    raise UserError(
+      "a network that is bidirectional, or looks at all that came before (a Transformer, H3.12.5), keeps no "
+      "state of fixed size: it cannot stream"
+    )
 
 
 class LanguageModel(nn.Module):
@@ -243,6 +251,8 @@ class LanguageModel(nn.Module):
   """Probability that an input of the output layer is dropped in training."""
   tied: bool = False
   """The output layer uses the embedding's weights (Press & Wolf, 2017); the body is as wide as they are."""
+  bias: bool = True
+  """Whether the output layer adds one; GPT-2's does not."""
   vocab_size: int | None = None
   """Number of symbols; None: as many as the data has."""
   num_classes: int | None = None
@@ -259,38 +269,38 @@ class LanguageModel(nn.Module):
       )
     super().__post_init__()
 
-  def initial_carry(self, batch_size: int) -> Any:
-    """Of the body."""
-    return self.body.initial_carry(batch_size)
+  def initial_carry(self, batch_size: int, steps: int | None = None) -> Any:
+    """Of the body; steps: how many are read one by one, None: windows as in training."""
+    return self.body.initial_carry(batch_size, steps)
 
   def setup(self) -> None:
     """Embedding and output layer, which may share their weights."""
-    self.embed = nn.Embed(self.vocab_size, self.embed_dim)
+    self.embed = Embed(self.vocab_size, self.embed_dim)
     if self.num_classes is not None:
-      self.embed_class = nn.Embed(self.num_classes, self.embed_dim)
+      self.embed_class = Embed(self.num_classes, self.embed_dim)
     self.drop = nn.Dropout(self.dropout)
-    if self.tied:
+    if not self.tied:
+      self.output = Dense(self.vocab_size, use_bias=self.bias)
+    elif self.bias:
       self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.vocab_size,))
-    else:
-      self.output = nn.Dense(self.vocab_size)
 
   def __call__(
     self,
     carry: Any,
     tokens: jax.Array,
-    reset: jax.Array,
+    reset: jax.Array | None = None,
     condition: jax.Array | None = None,
     train: bool = False,
   ) -> tuple[Any, jax.Array]:
     """carry, tokens [B, T], reset [B] (1 = forget the carry), condition [B, T] -> carry, logits [B, T, V]."""
-    carry = jax.tree.map(lambda state: state * (1.0 - reset)[:, None], carry)
+    if reset is not None:
+      carry = jax.tree.map(lambda state: (state.T * (1 - reset).astype(state.dtype)).T, carry)
     x = self.embed(tokens)
     if self.num_classes is not None:
       x += self.embed_class(condition)
     encoded = self.body(x, None, carry, train)
     y = self.drop(encoded.outputs, deterministic=not train)
-    logits = self.embed.attend(y) + self.output_bias if self.tied else self.output(y)
-    return encoded.carry, logits
+    return encoded.carry, self._logits(y)
 
   def stream(self, carry: Any, tokens: jax.Array) -> tuple[Any, jax.Array]:
     """carry (None: the beginning), tokens [B, T] int -> carry, logits [B, T, V] of what follows each.
@@ -301,4 +311,13 @@ class LanguageModel(nn.Module):
     if self.num_classes is not None:
       raise UserError("a conditional language model has to be told what a text is of: it cannot stream")
     batch = tokens.shape[0]
-    return self(self.initial_carry(batch) if carry is None else carry, tokens, jnp.zeros(batch))
+    carry, logits = self(self.initial_carry(batch) if carry is None else carry, tokens)
+    _check_continued(carry)
+    return carry, logits
+
+  def _logits(self, y: jax.Array) -> jax.Array:
+    """y [..., F] -> [..., V]."""
+    if not self.tied:
+      return self.output(y)
+    logits = self.embed.attend(y)
+    return logits + self.output_bias if self.bias else logits

@@ -280,13 +280,12 @@ def sample_tokens(model: nn.Module, variables: dict, key: jax.Array, request: di
   chex.assert_rank((tokens, given, temperature), (2, 2, 1))
   if tokens.shape[1] == 1:
     return tokens
-  no_reset = jnp.zeros(tokens.shape[0])
 
   def step(carry, token):
-    carry, logits = model.apply(variables, carry, token[:, None], no_reset, *condition_of(request), train=False)
+    carry, logits = model.apply(variables, carry, token[:, None], None, *condition_of(request), train=False)
     return carry, logits[:, 0]
 
-  carry, choose = model.initial_carry(tokens.shape[0]), decoding.sampled(temperature)
+  carry, choose = model.initial_carry(*tokens.shape), decoding.sampled(temperature)
   forced, length = decoding.Forced(tokens[:, 1:], given[:, 1:]), tokens.shape[1] - 1
   rest = decoding.follow(step, carry, tokens[:, 0], length, choose, key, eos=None, forced=forced)
   return jnp.concatenate([tokens[:, :1], rest.tokens], axis=1)

@@ -64,7 +64,7 @@ class Translate(TaskRecipe):
     def generate(state, key, request):
       variables = task.network.variables(state)
       source = model.apply(variables, *inputs_of(spec.prepare(None, request)), method="encode")
-      start, first = model.apply(variables, source, method="start"), _begin(source)
+      start, first = model.apply(variables, source, self.longest, method="start"), _begin(source)
       choose = decoding.sampled(request["temperature"])
       answer = decoding.follow(_step(model, variables, source), start, first, self.longest, choose, key)
       return {"tokens": answer.tokens, "lengths": answer.lengths}
@@ -79,7 +79,8 @@ class Translate(TaskRecipe):
 
   def _answer(self, model: nn.Module, variables: dict, source) -> decoding.Decoded:
     first, source = _begin(source), decoding.repeated(source, self.beams)
-    start, step = model.apply(variables, source, method="start"), _step(model, variables, source)
+    start = model.apply(variables, source, self.longest, method="start")
+    step = _step(model, variables, source)
     if self.beams == 1:
       return decoding.follow(step, start, first, self.longest, decoding.greedy, jax.random.key(0))
     return decoding.beam_search(step, start, first, self.longest, self.beams, self.alpha)
@@ -102,6 +103,6 @@ def _step(model: nn.Module, variables: dict, source) -> decoding.Step:
 
 def _attention(model: nn.Module, variables: dict, source, answer: jax.Array) -> jax.Array:
   """[B, L, S] where the model looks for each token of its answer [B, L], when it is given that answer."""
-  start = model.apply(variables, source, method="start")
+  start = model.apply(variables, source, answer.shape[1], method="start")
   given = jnp.concatenate([_begin(source)[:, None], answer[:, :-1]], axis=1)
   return model.apply(variables, source, start, given, method="decode")[1]

@@ -1,4 +1,4 @@
-"""The same training steps in PyTorch (eager) and in Keras 3 on JAX, for `benchmark.py`.
+"""The same training steps in PyTorch (eager or compiled) and in Keras 3 on JAX, for `benchmark.py`.
 
 `step(framework, name)` builds a network with its optimizer and returns a function that does one
 training step on fixed random data. Networks, losses, batch sizes and optimizers are equal across
@@ -18,11 +18,12 @@ import numpy as np
 
 Step = Callable[[], None]
 
-FRAMEWORKS = ("torch", "keras")
-SLICES = ("lenet5", "resnet18", "mobilenet_v2", "lstm", "gru", "char_lstm", "dcgan", "vae")
+FRAMEWORKS = ("torch", "torch_compiled", "keras")
+SLICES = ("lenet5", "resnet18", "mobilenet_v2", "lstm", "gru", "char_lstm", "gpt", "dcgan", "vae")
 
 HIDDEN = 128  # units of `lstm` and `gru`
 SYMBOLS, EMBEDDING, CHAR_HIDDEN = 84, 64, 256  # `char_lstm`
+GPT_LAYERS, GPT_WIDTH, GPT_HEADS = 4, 128, 4  # `gpt`, on symbols too
 LATENT, BASE = 64, 64  # `dcgan`: length of the noise, channels of the widest feature map
 CODE, VAE_HIDDEN = 20, 400  # `vae`
 
@@ -31,17 +32,18 @@ def step(framework: str, name: str) -> Step:
   """A function that does one training step and returns when it is done.
 
   Args:
-    framework: one of `FRAMEWORKS`.
+    framework: one of `FRAMEWORKS`; torch_compiled (Inductor) for the slice gpt alone.
     name: one of `SLICES`.
 
   Raises:
     KeyError: there is no such slice.
   """
-  if framework == "torch":
+  if framework.startswith("torch"):
     from peers import torch_steps as steps
   else:
     from peers import keras_steps as steps
-  return steps.BUILDERS[name](*batch(name))
+  options = {"compiled": True} if framework == "torch_compiled" else {}
+  return steps.BUILDERS[name](*batch(name), **options)
 
 
 def batch(name: str) -> tuple[np.ndarray, ...]:
@@ -50,8 +52,8 @@ def batch(name: str) -> tuple[np.ndarray, ...]:
   Returns:
     lenet5: images [128, 32, 32, 1], labels [128]; resnet18: [32, 32, 32, 3], [32]; mobilenet_v2:
     [8, 224, 224, 3], [8]; lstm, gru: inputs and targets [64, 128, 64];
-    char_lstm: symbols and the symbols that follow [32, 128]; dcgan: images [64, 32, 32, 1] in
-    [-1, 1]; vae: binary images [128, 784]. Floats are float32, integers int32.
+    char_lstm: symbols and the symbols that follow [32, 128]; gpt: the same [16, 128]; dcgan: images
+    [64, 32, 32, 1] in [-1, 1]; vae: binary images [128, 784]. Floats are float32, integers int32.
   """
   rng = np.random.default_rng(0)
   normal = partial(rng.standard_normal, dtype=np.float32)
@@ -61,8 +63,8 @@ def batch(name: str) -> tuple[np.ndarray, ...]:
     return normal((32, 32, 32, 3)), rng.integers(10, size=32, dtype=np.int32)
   if name == "mobilenet_v2":
     return normal((8, 224, 224, 3)), rng.integers(1000, size=8, dtype=np.int32)
-  if name == "char_lstm":
-    text = rng.integers(SYMBOLS, size=(32, 129), dtype=np.int32)
+  if name in ("char_lstm", "gpt"):
+    text = rng.integers(SYMBOLS, size=(32 if name == "char_lstm" else 16, 129), dtype=np.int32)
     return text[:, :-1], text[:, 1:]
   if name == "dcgan":
     return (np.tanh(normal((64, 32, 32, 1))),)
@@ -85,6 +87,9 @@ def flops(name: str) -> int:
   if name == "char_lstm":
     layers = 4 * CHAR_HIDDEN * (EMBEDDING + CHAR_HIDDEN) + CHAR_HIDDEN * SYMBOLS
     return 2 * 32 * 128 * 3 * layers  # the embedding below is a look-up and has a gradient
+  if name == "gpt":
+    looking = 2 * 128 * GPT_WIDTH  # scores and means of one query, causal or not
+    return 2 * 16 * 128 * 3 * (GPT_LAYERS * (12 * GPT_WIDTH**2 + looking) + GPT_WIDTH * SYMBOLS)
   if name == "dcgan":
     dense, wide = LATENT * 16 * 4 * BASE, 2 * (16 * 16) * (4 * BASE) * (2 * BASE)
     image = 16 * 16 * 16 * BASE

@@ -10,7 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from peers import BASE, CHAR_HIDDEN, CODE, EMBEDDING, HIDDEN, LATENT, SYMBOLS, VAE_HIDDEN, Step
+from peers import (
+  BASE,
+  CHAR_HIDDEN,
+  CODE,
+  EMBEDDING,
+  GPT_HEADS,
+  GPT_LAYERS,
+  GPT_WIDTH,
+  HIDDEN,
+  LATENT,
+  SYMBOLS,
+  VAE_HIDDEN,
+  Step,
+)
 
 
 def _keras() -> Any:
@@ -144,6 +157,23 @@ def _keras_char_lstm(symbols: np.ndarray, following: np.ndarray) -> Step:
   return _keras_step(model, optimizer, _keras_cross_entropy, symbols, following)
 
 
+def _keras_gpt(symbols: np.ndarray, following: np.ndarray) -> Step:
+  keras = _keras()
+  layers, length = keras.layers, symbols.shape[1]
+  embed = layers.Embedding(SYMBOLS, GPT_WIDTH)
+  tokens = keras.Input((length,), dtype="int32")
+  x = embed(tokens) + layers.Embedding(length, GPT_WIDTH)(keras.ops.arange(length))
+  for _ in range(GPT_LAYERS):
+    y = layers.LayerNormalization(epsilon=1e-5)(x)
+    x = x + layers.MultiHeadAttention(GPT_HEADS, GPT_WIDTH // GPT_HEADS)(y, y, use_causal_mask=True)
+    y = layers.Dense(4 * GPT_WIDTH, activation="gelu")(layers.LayerNormalization(epsilon=1e-5)(x))
+    x = x + layers.Dense(GPT_WIDTH)(y)
+  x = layers.LayerNormalization(epsilon=1e-5)(x)
+  logits = keras.ops.matmul(x, keras.ops.transpose(embed.embeddings))
+  optimizer = keras.optimizers.AdamW(1e-3)
+  return _keras_step(keras.Model(tokens, logits), optimizer, _keras_cross_entropy, symbols, following)
+
+
 def _keras_dcgan_networks() -> tuple[Any, Any]:
   keras = _keras()
   layers, b = keras.layers, BASE
@@ -259,6 +289,7 @@ BUILDERS = {
   "lstm": partial(_keras_recurrent, "LSTM"),
   "gru": partial(_keras_recurrent, "GRU"),
   "char_lstm": _keras_char_lstm,
+  "gpt": _keras_gpt,
   "dcgan": _keras_dcgan,
   "vae": _keras_vae,
 }

@@ -1,4 +1,4 @@
-"""The slices in PyTorch, eager. Images are [batch, channels, height, width], its default.
+"""The slices in PyTorch, eager; gpt also compiled. Images are [batch, channels, height, width], its default.
 
 The large networks are those that the parity tests compare with.
 """
@@ -11,7 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from peers import BASE, CHAR_HIDDEN, CODE, EMBEDDING, HIDDEN, LATENT, SYMBOLS, VAE_HIDDEN, Step
+from peers import (
+  BASE,
+  CHAR_HIDDEN,
+  CODE,
+  EMBEDDING,
+  GPT_HEADS,
+  GPT_LAYERS,
+  GPT_WIDTH,
+  HIDDEN,
+  LATENT,
+  SYMBOLS,
+  VAE_HIDDEN,
+  Step,
+)
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "tests"))
 
@@ -110,6 +123,46 @@ def _torch_char_lstm(symbols: np.ndarray, following: np.ndarray) -> Step:
   return _torch_step(optimizer, loss)
 
 
+def _torch_gpt(symbols: np.ndarray, following: np.ndarray, compiled: bool = False) -> Step:
+  import torch
+  from torch import nn
+
+  class Block(nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.norm1, self.norm2 = nn.LayerNorm(GPT_WIDTH), nn.LayerNorm(GPT_WIDTH)
+      self.qkv, self.out = nn.Linear(GPT_WIDTH, 3 * GPT_WIDTH), nn.Linear(GPT_WIDTH, GPT_WIDTH)
+      self.mlp = nn.Sequential(
+        nn.Linear(GPT_WIDTH, 4 * GPT_WIDTH), nn.GELU(), nn.Linear(4 * GPT_WIDTH, GPT_WIDTH)
+      )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+      heads = self.qkv(self.norm1(x)).unflatten(-1, (3, GPT_HEADS, -1)).permute(2, 0, 3, 1, 4)
+      y = nn.functional.scaled_dot_product_attention(*heads, is_causal=True)
+      x = x + self.out(y.transpose(1, 2).flatten(2))
+      return x + self.mlp(self.norm2(x))
+
+  class Gpt(nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.embed, self.place = nn.Embedding(SYMBOLS, GPT_WIDTH), nn.Embedding(symbols.shape[1], GPT_WIDTH)
+      self.blocks = nn.Sequential(*(Block() for _ in range(GPT_LAYERS)))
+      self.norm = nn.LayerNorm(GPT_WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+      x = self.norm(self.blocks(self.embed(x) + self.place.weight))
+      return nn.functional.linear(x, self.embed.weight)
+
+  net = Gpt()
+  x, y = torch.tensor(symbols).long(), torch.tensor(following).long()
+  optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+
+  def loss() -> torch.Tensor:
+    return nn.functional.cross_entropy(net(x).flatten(0, 1), y.flatten())
+
+  return _torch_step(optimizer, torch.compile(loss) if compiled else loss)
+
+
 def _torch_dcgan(images: np.ndarray) -> Step:
   import torch
   from torch import nn
@@ -175,6 +228,7 @@ BUILDERS = {
   "lstm": partial(_torch_recurrent, "LSTM"),
   "gru": partial(_torch_recurrent, "GRU"),
   "char_lstm": _torch_char_lstm,
+  "gpt": _torch_gpt,
   "dcgan": _torch_dcgan,
   "vae": _torch_vae,
 }

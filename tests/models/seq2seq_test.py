@@ -44,7 +44,7 @@ def answers(model):
 @functools.partial(jax.jit, static_argnums=0)
 def token_by_token(model, variables):
   source = model.apply(variables, INPUTS, LENGTHS, method="encode")
-  state, rows = model.apply(variables, source, method="start"), []
+  state, rows = model.apply(variables, source, method="start", steps=9), []
   for t in range(T):
     state, logits, weights = model.apply(variables, source, state, TOKENS[:, t], method="step")
     rows.append((logits, weights))

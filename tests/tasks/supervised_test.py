@@ -265,7 +265,7 @@ def test_temperature_zero_is_the_greedy_rollout(language):
 class Fixed(nn.Module):
   """Logits that do not depend on the past."""
 
-  def initial_carry(self, batch_size):
+  def initial_carry(self, batch_size, steps=None):
     return ()
 
   def __call__(self, carry, tokens, reset, train=False):

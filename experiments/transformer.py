@@ -1,0 +1,71 @@
+"""Chapter 3, section 12: Transformers, on the tasks of the recurrent networks."""
+
+import dataclasses
+
+from dlcourse.data.text import Text
+from dlcourse.evaluators.samples import TextSamples
+from dlcourse.experiment import Best, Experiment
+from dlcourse.experiments import recurrent
+from dlcourse.models.encoder_decoder import TransformerEncoderDecoder
+from dlcourse.models.sequence import LanguageModel
+from dlcourse.models.transformer import Layer, Transformer
+from dlcourse.optim import AdamW
+from dlcourse.tasks.supervised import ModelLanguage
+from dlcourse.tasks.translate import Translate
+
+_SMALLEST = (
+  *("--data.batch_size=32", "--steps=2", "--task.optimizer.warmup_steps=0"),
+  *("--task.model.layer.hidden_dim=8", "--task.model.layer.num_heads=2", "--task.longest=8"),
+)
+
+
+def char_gpt() -> Experiment:
+  """GPT: a causal Transformer on the characters of Shakespeare (Radford et al., 2018; H3.12.4)."""
+  return Experiment(
+    data=Text("shakespeare", batch_size=16, seq_len=128),
+    task=ModelLanguage(
+      LanguageModel(
+        Transformer(Layer(hidden_dim=128, num_heads=4), num_layers=4, causal=True, positions="learned"),
+        embed_dim=128,
+        tied=True,
+      ),
+      AdamW(learning_rate=3e-3, schedule="cosine", warmup_steps=100, clip_norm=1.0, weight_decay=0.1),
+    ),
+    evaluators=(TextSamples(),),
+    steps=5_000,
+    eval_every=500,
+    small=(
+      *("--data.batch_size=8", "--data.seq_len=8", "--steps=2", "--task.optimizer.warmup_steps=0"),
+      *("--task.model.body.layer.hidden_dim=8", "--task.model.body.layer.num_heads=2"),
+      *("--task.model.embed_dim=8", "--task.model.body.num_layers=2", "--evaluators.0.length=20"),
+    ),
+    best=Best("loss"),
+  )
+
+
+def addition() -> Experiment:
+  """Sums of numbers of up to three digits, by a Transformer that reads them and one that writes (H3.6.2)."""
+  return dataclasses.replace(
+    recurrent.addition(),
+    task=Translate(
+      TransformerEncoderDecoder(Layer(hidden_dim=128, num_heads=4), num_layers=2),
+      AdamW(learning_rate=1e-3, schedule="cosine", warmup_steps=200, clip_norm=1.0, weight_decay=1e-2),
+      longest=5,
+    ),
+    small=(*_SMALLEST, "--data.questions=16"),
+  )
+
+
+def translate() -> Experiment:
+  """English to French in user interfaces, by a Transformer (Vaswani et al., 2017; H3.12.4)."""
+  return dataclasses.replace(
+    recurrent.translate(),
+    task=Translate(
+      TransformerEncoderDecoder(Layer(hidden_dim=192, num_heads=6, dropout=0.2), num_layers=3, dropout=0.2),
+      AdamW(learning_rate=2e-3, schedule="cosine", warmup_steps=400, clip_norm=1.0, weight_decay=0.05),
+      label_smoothing=0.1,
+      longest=48,
+      beams=4,
+    ),
+    small=(*_SMALLEST, "--data.buckets=1", "--data.longest=8", "--data.vocab_size=500", "--task.beams=1"),
+  )
