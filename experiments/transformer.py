@@ -2,10 +2,11 @@
 
 import dataclasses
 
+from dlcourse.experiments import recurrent
+
 from dlcourse.data.text import Text
 from dlcourse.evaluators.samples import TextSamples
 from dlcourse.experiment import Best, Experiment
-from dlcourse.experiments import recurrent
 from dlcourse.models.encoder_decoder import TransformerEncoderDecoder
 from dlcourse.models.sequence import LanguageModel
 from dlcourse.models.transformer import Layer, Transformer
