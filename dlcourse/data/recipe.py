@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from dlcourse.data.tokens import Tokenizer
+from dlcourse.data.wordpiece import Subwords
 from dlcourse.errors import UserError
 
 Batch = Mapping[str, jax.Array | np.ndarray]
@@ -61,7 +62,7 @@ class Spec:
   prepare: Callable[[jax.Array | None, Batch], Batch] = _without_augmentation
   augments: bool = False
   scaling: Scaling | None = None
-  tokenizer: Tokenizer | None = None
+  tokenizer: Tokenizer | Subwords | None = None
   channels: tuple[str, ...] = ()
 
   def scale(self, x: jax.Array) -> jax.Array:

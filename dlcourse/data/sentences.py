@@ -1,6 +1,7 @@
 """Labelled sentences as batches of tokens (many-to-one, H3.6.2)."""
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from dlcourse.data.sentence_sources import load_sentences
 from dlcourse.data.splits import stratified
 from dlcourse.data.token_batches import check_split, token_data
 from dlcourse.data.tokens import Kind, Tokenizer, train_tokenizer
+from dlcourse.data.wordpiece import Subwords, pretrained
 from dlcourse.errors import check_at_least
 
 _TIMES = {"inputs": "lengths"}
@@ -24,8 +26,9 @@ class Sentences(DataRecipe):
   """rotten_tomatoes, imdb, tweets, or csv:FILE with the columns text and label."""
   batch_size: int = 64
   """Sentences in a global batch, over all devices."""
-  tokens: Kind = "words"
-  """What a token is: chars, words, spaced (set apart by blanks), or parts of words (bpe, unigram)."""
+  tokens: Kind | Literal["minilm"] = "words"
+  """What a token is: chars, words, spaced (set apart by blanks), parts of words (bpe, unigram), or what it is
+  to a published network (minilm), whatever --data.vocab_size says."""
   vocab_size: int = 10_000
   """Tokens of the vocabulary at most; rarer ones are unknown."""
   longest: int = 64
@@ -55,7 +58,10 @@ class Sentences(DataRecipe):
     whole = {"text": np.arange(len(source.texts)), "label": source.labels}
     parts = stratified(whole, self.validation, self.test, self.split_seed)
     texts = {name: [source.texts[index] for index in part["text"]] for name, part in parts.items()}
-    tokenizer = train_tokenizer(self.tokens, texts["train"], self.vocab_size)
+    if self.tokens == "minilm":
+      tokenizer = pretrained("minilm")
+    else:
+      tokenizer = train_tokenizer(self.tokens, texts["train"], self.vocab_size)
     splits = {name: self._encode(tokenizer, texts[name], part["label"]) for name, part in parts.items()}
     return token_data(
       splits,
@@ -67,6 +73,6 @@ class Sentences(DataRecipe):
       f"{source.description}. Licence: {source.licence}. Citation: {source.citation}",
     )
 
-  def _encode(self, tokenizer: Tokenizer, texts: list[str], labels: np.ndarray) -> Arrays:
+  def _encode(self, tokenizer: Tokenizer | Subwords, texts: list[str], labels: np.ndarray) -> Arrays:
     inputs, lengths = side_by_side([tokenizer.encode(text) for text in texts], self.longest)
     return {"inputs": inputs, "lengths": lengths, "label": labels}

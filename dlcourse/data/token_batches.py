@@ -8,6 +8,7 @@ from dlcourse.data.batches import Arrays
 from dlcourse.data.ragged import Lengths, bucketed, by_length, edges, shapes_of
 from dlcourse.data.recipe import Data, Spec, digest_of
 from dlcourse.data.tokens import BOS, EOS, Tokenizer
+from dlcourse.data.wordpiece import Subwords
 from dlcourse.errors import UserError, check_at_least, unknown
 
 
@@ -16,7 +17,7 @@ def token_data(
   times: Lengths,
   batch_size: int,
   buckets: int,
-  tokenizer: Tokenizer,
+  tokenizer: Tokenizer | Subwords,
   classes: tuple[str, ...],
   description: str,
 ) -> Data:

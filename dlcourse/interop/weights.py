@@ -17,6 +17,13 @@ from absl import logging
 from dlcourse.errors import UserError
 from dlcourse.interop.fill import Naming, fill, paths_of, take
 from dlcourse.interop.h5_file import keras_weights, own_arrays, read_h5
+from dlcourse.interop.hugging_face import (
+  LABELS,
+  TRANSFORMERS,
+  as_hugging_face,
+  from_hugging_face,
+  hugging_face_naming,
+)
 from dlcourse.interop.keras_names import as_keras, keras_naming
 from dlcourse.interop.safetensors_file import read_safetensors
 from dlcourse.interop.torch_file import read_torch
@@ -93,7 +100,7 @@ def fill_model(
   """The variables of a model, with the arrays of a file.
 
   Args:
-    model: any; the names of other frameworks are known for the classic networks.
+    model: any; the names of other frameworks are known for the classic networks, BERT, GPT-2 and T5.
     variables: of the model, or their shapes alone if all are filled: {collection: tree}.
     arrays: as `read_weights` returns them, or as `weights_of` does.
     source: where they come from, for messages.
@@ -110,6 +117,8 @@ def fill_model(
     labels = ", ".join(naming.label for naming in namings)
     raise UserError(f"{source} has no name{example} that is one of this model's in {labels}")
   logging.info("%s has the names of %s", source, best.label)
+  if best.label in LABELS:
+    return from_hugging_face(model, variables, arrays, strict, without, source)
   return fill(variables, arrays, best, strict, without, source)
 
 
@@ -117,18 +126,21 @@ def weights_of(model: nn.Module, variables: Mapping[str, Any], style: Style = "f
   """The arrays of a model by name, to be written to a file: the inverse of `fill_model`.
 
   Args:
-    model: any for the style "flat", else one of the classic networks.
+    model: any for the style "flat", else one of the classic networks; for "torch", BERT, GPT-2 and T5 too.
     variables: of the model.
     style: flat: the names here, "params/conv1/kernel"; keras: for `h5_file.write_h5`; torch: of torchvision,
-      and of timm for EfficientNet.
+      of timm for EfficientNet, and of `transformers` for Transformers.
 
   Raises:
     UserError: nobody else has such a network.
   """
   if style == "flat":
     return take(variables, _flat(variables))
+  if style == "torch" and isinstance(model, TRANSFORMERS):
+    return as_hugging_face(model, variables)
   if type(model) not in _FAMILIES:
-    names = ", ".join(kind.__name__ for kind in _FAMILIES)
+    known = (*_FAMILIES, *TRANSFORMERS) if style == "torch" else _FAMILIES
+    names = ", ".join(kind.__name__ for kind in known)
     raise UserError(f"only {names} have names in other frameworks; {type(model).__name__} has not")
   keras, torch = _FAMILIES[type(model)]
   if style == "keras":
@@ -152,9 +164,10 @@ def _flat(variables: Mapping[str, Any]) -> Naming:
 def _namings(model: nn.Module, variables: Mapping[str, Any]) -> list[Naming]:
   """All that may be meant by the names of a file for this model."""
   keras, torch = _FAMILIES.get(type(model), (None, ()))
-  families: list[tuple[Callable, str]] = [(torch_naming, family) for family in torch]
+  families: list[tuple[Callable, str | nn.Module]] = [(torch_naming, family) for family in torch]
   families += [(keras_naming, keras)] if keras else []
   namings = [_flat(variables)]
+  families += [(hugging_face_naming, model)] if isinstance(model, TRANSFORMERS) else []
   for build, family in families:
     with contextlib.suppress(UserError):  # a variant that they have not, such as one with group norm
       namings.append(build(family, variables))

@@ -170,8 +170,12 @@ class MultiHeadAttention(nn.Module):
     """The four projections."""
     narrow = self.num_kv_heads * self.head_dim
     widths = {"query": self.num_heads * self.head_dim, "key": narrow, "value": narrow, "out": self.hidden_dim}
+    usual = nn.initializers.lecun_normal()
+    # Without the division the query's weights are as much smaller, as in T5.
+    query = usual if self.scaled else nn.initializers.variance_scaling(1 / self.head_dim, "fan_in", "normal")
     for name, width in widths.items():
-      setattr(self, name, Dense(width, use_bias=self.bias, dtype=self.dtype))
+      initial = query if name == "query" else usual
+      setattr(self, name, Dense(width, use_bias=self.bias, dtype=self.dtype, kernel_init=initial))
     if self.kind == "performer":
       self.features = Features(self.size)
     elif self.kind == "linformer":
