@@ -213,7 +213,11 @@ def compile_task(task, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, mo
     mode: how the training step is compiled; everything else is `jit` in every mode.
   """
   check_batch(batch, mesh)
-  shapes = jax.eval_shape(task.init, jax.random.key(0), batch)
+
+  def init(key: jax.Array) -> PyTree:
+    return task.init(key, {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()})
+
+  shapes = jax.eval_shape(init, jax.random.key(0))  # what is jitted below, so that it is traced once
   shardings = state_shardings(shapes, mesh, mode)
   split, whole = NamedSharding(mesh, PartitionSpec(DATA)), NamedSharding(mesh, PartitionSpec())
   compile_steps = _pmap_steps if mode == "pmap" else _jit_steps
@@ -225,9 +229,6 @@ def compile_task(task, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, mo
 
   def whole_only(fn):
     return fn and jax.jit(fn, in_shardings=(shardings, whole, whole), out_shardings=whole)
-
-  def init(key: jax.Array) -> PyTree:
-    return task.init(key, {name: jnp.zeros(x.shape, x.dtype) for name, x in batch.items()})
 
   return Program(
     init=jax.jit(init, out_shardings=shardings, compiler_options=_init_options(mesh)),
@@ -244,10 +245,10 @@ def compile_task(task, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, mo
 
 
 def _init_options(mesh: Mesh) -> dict[str, Any]:
-  """Initialisation runs once: on CPU, compiling it without optimisation takes a third of the time."""
+  """Initialisation runs once: on CPU, compiling it so takes a quarter of the time; no bit changes."""
   if mesh.devices.flat[0].platform != "cpu":
     return {}
-  return {"xla_backend_optimization_level": 0}
+  return {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
 def _repeat(step: Callable) -> Callable:

@@ -1,6 +1,7 @@
 """Every source of pairs of texts, by name: a sentence and its translation, a text and its headline."""
 
 import dataclasses
+import functools
 import gzip
 import html
 import json
@@ -71,6 +72,7 @@ def load_pairs(name: str) -> PairSet:
   )
 
 
+@functools.cache  # seconds to read, and a process builds its data for training and for the report
 def gettext_fr() -> PairSet:
   """What six programs say in English, of 2 to 15 words, and its translation into French.
 
@@ -92,6 +94,7 @@ def gettext_fr() -> PairSet:
   )
 
 
+@functools.cache  # seconds to read, and a process builds its data for training and for the report
 def aws_operations() -> PairSet:
   """The first sentence or two of what the manual says of an operation of a web service, and its name in words.
 

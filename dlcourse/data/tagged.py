@@ -1,6 +1,7 @@
 """Sentences with a tag for every word as batches (synchronised many-to-many, H3.6.2)."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -132,6 +133,7 @@ def load_tagged(name: str) -> TaggedSet:
   raise unknown("set of tagged sentences", name, [*_COLUMNS, "conll:FILE"])
 
 
+@functools.cache  # seconds to read, and a process builds its data for training and for the report
 def conll2003(column: int) -> TaggedSet:
   """Newswire of 1996 with names of persons, places, organisations and others (BIO), and parts of speech.
 
