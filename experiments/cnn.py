@@ -27,6 +27,13 @@ from dlcourse.study import along, mean_by_label, together
 from dlcourse.tasks.supervised import Classify
 from dlcourse.tasks.transfer import Transfer
 
+# For the tiny versions that the tests train: 10 images validate, and 100 test (of `digits`, 36).
+_FEW = ("--data.folds=50", "--data.per_class=10", "--data.validation=0.1")
+_SMALLEST = (*_FEW, "--data.batch_size=8", "--steps=2")
+_NO_WARMUP = "--task.optimizer.warmup_steps=0"
+_FEW_ERRORS = "--evaluators.0.pictures=2"  # shown by the ConfusionMatrix
+_SHALLOW = ("--task.model.depths", "1", "1", "1")  # of a network of three stages
+
 
 def lenet5() -> Experiment:
   """LeNet-5 as published (LeCun et al., 1998; H2.10.2) on 5,000 handwritten digits.
@@ -42,7 +49,7 @@ def lenet5() -> Experiment:
     best=Best("accuracy", mode="max", patience=10),
     steps=3_000,
     eval_every=100,
-    small=("--data.batch_size=8", "--steps=2"),
+    small=(*_SMALLEST, _FEW_ERRORS),
   )
 
 
@@ -62,7 +69,7 @@ def lenet5_shifts() -> Experiment:
     best=Best(None),  # 120 images are too few to choose a checkpoint by
     steps=16_000,
     eval_every=1_000,
-    small=("--data.batch_size=8", "--steps=2"),
+    small=(*_SMALLEST, _FEW_ERRORS),
   )
 
 
@@ -79,15 +86,12 @@ def mlp() -> Experiment:
     best=Best("accuracy", mode="max", patience=10),
     steps=2_000,
     eval_every=100,
-    small=("--data.batch_size=8", "--steps=2"),
+    small=(*_SMALLEST, _FEW_ERRORS),
   )
 
 
-_SMALLEST = ("--data.batch_size=8", "--steps=2", "--task.optimizer.warmup_steps=0")
-
-
-def _small(model: nn.Module) -> Experiment:
-  """The one recipe of all small variants, so that they can be compared."""
+def _small(model: nn.Module, *smaller: str) -> Experiment:
+  """The one recipe of all small variants, so that they can be compared; `smaller` makes a model tiny."""
   return Experiment(
     data=Images("mnist_5k", batch_size=64, size=32, scale="standard", augment=(Shift(2),)),
     task=Classify(model, AdamW(learning_rate=2e-3, schedule="cosine", warmup_steps=50, weight_decay=0.05)),
@@ -95,7 +99,7 @@ def _small(model: nn.Module) -> Experiment:
     best=Best(None),
     steps=560,
     eval_every=56,
-    small=_SMALLEST,
+    small=(*_SMALLEST, _NO_WARMUP, _FEW_ERRORS, *smaller),
   )
 
 
@@ -112,7 +116,10 @@ def alexnet_small() -> Experiment:
 
   Result: 58.0 % on CIFAR-10 after 10 epochs of 9,000 images, 5.2 min, busy core; see `small_architectures`.
   """
-  return _small(AlexNet(filters=(32, 96, 128, 96, 96), stem="small", dense_dim=256, norm="batch"))
+  return _small(
+    AlexNet(filters=(32, 96, 128, 96, 96), stem="small", dense_dim=256, norm="batch"),
+    *("--task.model.filters", "4", "8", "8", "8", "8", "--task.model.dense_dim=8"),
+  )
 
 
 def vgg_small() -> Experiment:
@@ -120,7 +127,10 @@ def vgg_small() -> Experiment:
 
   Result: 58.4 % on CIFAR-10 after 10 epochs of 9,000 images, 2.5 min, busy core; see `small_architectures`.
   """
-  return _small(VGGNet((1, 1, 2, 2, 2), width=16, stem="small", dense_dim=256, norm="batch"))
+  return _small(
+    VGGNet((1, 1, 2, 2, 2), width=16, stem="small", dense_dim=256, norm="batch"),
+    *("--task.model.depths", "1", "1", "1", "1", "1", "--task.model.width=4", "--task.model.dense_dim=8"),
+  )
 
 
 def googlenet_small() -> Experiment:
@@ -128,7 +138,7 @@ def googlenet_small() -> Experiment:
 
   Result: 60.4 % on CIFAR-10 after 10 epochs of 9,000 images, 17.5 min, busy core; see `small_architectures`.
   """
-  return _small(GoogLeNet(width=8, stem="small", norm="batch"))
+  return _small(GoogLeNet(width=8, stem="small", norm="batch"), "--task.model.width=4")
 
 
 def resnet_small() -> Experiment:
@@ -136,7 +146,7 @@ def resnet_small() -> Experiment:
 
   Result: 68.6 % on CIFAR-10 after 10 epochs of 9,000 images, 14.7 min, busy core; see `small_architectures`.
   """
-  return _small(ResNet((3, 3, 3), "basic", width=16, stem="small"))
+  return _small(ResNet((3, 3, 3), "basic", width=16, stem="small"), *_SHALLOW)
 
 
 def resnet_fashion() -> Experiment:
@@ -157,7 +167,7 @@ def resnet_fashion() -> Experiment:
     ),
     steps=8_000,
     eval_every=1_000,
-    small=("--data.source=digits", *_SMALLEST),
+    small=(*resnet_small().small, "--data.source=digits", "--task.model.depths", "1", "1", "1", "1"),
   )
 
 
@@ -166,7 +176,7 @@ def densenet_small() -> Experiment:
 
   Result: 66.2 % on CIFAR-10 after 10 epochs of 9,000 images, 15.4 min, busy core; see `small_architectures`.
   """
-  return _small(DenseNet((4, 4, 4), growth=12, stem="small"))
+  return _small(DenseNet((4, 4, 4), growth=12, stem="small"), "--task.model.depths", "2", "2", "2")
 
 
 def mobilenet_v2_small() -> Experiment:
@@ -182,7 +192,8 @@ def mobilenet_v2_small() -> Experiment:
       strides=(1, 1, 2, 2, 1),
       stem="small",
       dropout=0.0,
-    )
+    ),
+    *("--task.model.depths", "1", "1", "1", "1", "1"),
   )
 
 
@@ -202,7 +213,8 @@ def efficientnet_small() -> Experiment:
       dropout=0.0,
       drop_connect=0.0,
       momentum=0.9,
-    )
+    ),
+    *("--task.model.depths", "1", "1", "1", "1", "1"),
   )
 
 
@@ -464,7 +476,10 @@ def transfer_features() -> Experiment:
     best=Best("accuracy", mode="max", patience=10),
     steps=1_000,
     eval_every=50,
-    small=("--data.source=digits", "--data.batch_size=4", "--data.size=32", "--steps=2"),
+    small=(
+      *(*_FEW, "--data.source=digits", "--data.batch_size=4", "--data.size=32", "--steps=2"),
+      _FEW_ERRORS,
+    ),
   )
 
 
@@ -473,7 +488,7 @@ def explain() -> Experiment:
   return dataclasses.replace(
     resnet_small(),
     evaluators=(Explain(),),
-    small=(*resnet_small().small, "--evaluators.0.steps=2", "--evaluators.0.scored=1"),
+    small=(*_SMALLEST, _NO_WARMUP, *_SHALLOW, "--evaluators.0.steps=2", "--evaluators.0.scored=1"),
   )
 
 
@@ -491,7 +506,10 @@ def transfer_finetune() -> Experiment:
     steps=200,
     eval_every=20,
     log_every=10,
-    small=("--data.source=digits", "--data.batch_size=4", "--data.size=32", "--steps=2"),
+    small=(
+      *(*_FEW, "--data.source=digits", "--data.batch_size=4", "--data.size=32", "--steps=2"),
+      _FEW_ERRORS,
+    ),
   )
 
 
@@ -508,7 +526,10 @@ def transfer_scratch() -> Experiment:
     steps=300,
     eval_every=50,
     log_every=10,
-    small=("--data.source=digits", "--data.batch_size=4", "--data.size=32", "--steps=2"),
+    small=(
+      *(*_FEW, "--data.source=digits", "--data.batch_size=4", "--data.size=32", "--steps=2"),
+      *("--task.model.depths", "1", "1", "1", "1", "1", "1", "1", "--task.model.width=0.1", _FEW_ERRORS),
+    ),
   )
 
 
@@ -521,7 +542,7 @@ def _centred(model: nn.Module) -> Experiment:
     best=Best(None),
     steps=2_000,
     eval_every=500,
-    small=("--data.batch_size=8", "--steps=2", "--evaluators.0.pixels=1"),
+    small=(*_SMALLEST, "--evaluators.0.pixels=1"),
   )
 
 
@@ -578,7 +599,7 @@ def _stacked(residual: bool) -> Experiment:
     steps=600,
     log_every=50,
     eval_every=300,
-    small=("--data.batch_size=8", "--steps=2"),
+    small=(*_SMALLEST, *_SHALLOW),
   )
 
 
@@ -625,7 +646,10 @@ def medical() -> Experiment:
     best=Best("loss", patience=10),
     steps=1_000,
     eval_every=50,
-    small=("--data.source=digits", *_SMALLEST, "--evaluators.3.steps=2", "--evaluators.3.scored=1"),
+    small=(
+      *(*resnet_small().small, "--data.source=digits"),
+      *("--evaluators.3.steps=2", "--evaluators.3.scored=1"),
+    ),
   )
 
 

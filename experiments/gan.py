@@ -28,7 +28,7 @@ def dcgan() -> Experiment:
     steps=4_000,
     eval_every=500,
     small=(
-      "--data.batch_size=8",
+      *("--data.folds=50", "--data.per_class=10", "--data.batch_size=8"),
       "--task.generator.width=4",
       "--task.discriminator.width=4",
       "--evaluators.0.samples=4",

@@ -21,5 +21,8 @@ def mlp() -> Experiment:
     best=Best("loss", patience=20),
     steps=6_000,
     eval_every=200,
-    small=("--data.batch_size=8", "--evaluators.0.samples=4", "--steps=2"),
+    small=(
+      *("--data.folds=50", "--data.per_class=10", "--data.batch_size=8"),
+      *("--evaluators.0.samples=4", "--steps=2"),
+    ),
   )
