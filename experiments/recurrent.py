@@ -55,7 +55,10 @@ def char_lstm() -> Experiment:
     evaluators=(TextSamples(),),
     steps=2_000,
     eval_every=500,
-    small=(*_SMALLEST, "--data.seq_len=8", "--task.model.embed_dim=4", "--evaluators.0.length=20"),
+    small=(
+      *(*_SMALLEST, "--data.seq_len=8", "--data.held_out=0.01"),
+      *("--task.model.embed_dim=4", "--evaluators.0.length=20"),
+    ),
     best=Best("loss"),
   )
 
@@ -121,7 +124,7 @@ def ecg() -> Experiment:
     best=Best(None),
     steps=600,
     eval_every=100,
-    small=(*_SMALLEST, "--task.model.front.filters", "4"),
+    small=(*_SMALLEST, "--evaluators.0.pictures=2", "--task.model.front.filters", "4"),
   )
 
 
@@ -141,7 +144,7 @@ def pen_classify() -> Experiment:
     best=Best(None),
     steps=4_000,
     eval_every=500,
-    small=_SMALLEST,
+    small=(*_SMALLEST, "--evaluators.0.pictures=2"),
   )
 
 
@@ -235,7 +238,7 @@ def activity() -> Experiment:
     best=Best(None),
     steps=600,
     eval_every=100,
-    small=(*_SMALLEST, "--task.model.front.filters", "4"),
+    small=(*_SMALLEST, "--evaluators.0.pictures=2", "--task.model.front.filters", "4"),
   )
 
 

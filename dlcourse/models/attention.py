@@ -40,8 +40,8 @@ class KeysValues(NamedTuple):
   """What is looked at: of a whole source, or so far.
 
   Attributes:
-    keys: [B, S, K, D].
-    values: [B, S, K, D].
+    keys: [B, S, K, D]; in a cache [B, K, S, D], so that a query meets them without a copy.
+    values: likewise.
   """
 
   keys: jax.Array
@@ -93,17 +93,22 @@ def scaled_dot_product(
   Returns:
     [B, T, N, D], and the weights [B, N, T, S].
   """
+  return _over_heads(query, jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2), mask, bias, scale)
+
+
+def _over_heads(query, key, value, mask, bias, scale) -> tuple[jax.Array, jax.Array]:
+  """`scaled_dot_product` with key and value [B, K, S, D]."""
   batch, times, heads, width = query.shape
-  groups = query.reshape(batch, times, key.shape[2], -1, width)
-  scores = jnp.einsum("btkgd,bskd->bkgts", groups, key).reshape(batch, heads, times, key.shape[1])
+  groups = query.reshape(batch, times, key.shape[1], -1, width)
+  scores = jnp.einsum("btkgd,bksd->bkgts", groups, key).reshape(batch, heads, times, key.shape[2])
   scores *= width**-0.5 if scale is None else scale
   if bias is not None:
     scores += bias
   if mask is not None:
     scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
   weights = nn.softmax(scores.astype(jnp.float32), axis=-1).astype(value.dtype)
-  grouped = weights.reshape(batch, key.shape[2], -1, times, key.shape[1])
-  return jnp.einsum("bkgts,bskd->btkgd", grouped, value).reshape(query.shape), weights
+  grouped = weights.reshape(batch, key.shape[1], -1, times, key.shape[2])
+  return jnp.einsum("bkgts,bksd->btkgd", grouped, value).reshape(query.shape), weights
 
 
 @jax.custom_vjp
@@ -189,7 +194,7 @@ class MultiHeadAttention(nn.Module):
     Args:
       x: [B, T, M].
       seen: who looks at whom; with a cache, S is its size.
-      cache: what came before; None: x is the whole.
+      cache: what came before, [B, K, S, D]; None: x is the whole.
 
     Returns:
       [B, T, M], and the cache with x's keys and values.
@@ -198,8 +203,10 @@ class MultiHeadAttention(nn.Module):
     if seen.places is not None:
       query, own = rotary(query, seen.places), own._replace(keys=rotary(own.keys, seen.places))
     if cache is not None:
-      own = cache = _extended(cache, own, seen.start)
-    return self._joined(self._attend(query, own, seen)), cache
+      cache = _extended(cache, own, seen.start)
+      context, _ = _over_heads(query, *cache, seen.mask, seen.bias, self._scale())
+      return self._joined(context), cache
+    return self._joined(self._attend(query, own, seen)), None
 
   def look_at(self, x: jax.Array) -> KeysValues:
     """x [B, S, M] -> what queries see of it."""
@@ -259,7 +266,9 @@ def _extended(cache: KeysValues, own: KeysValues, start: jax.Array) -> KeysValue
   """The cache with keys and values of further places, from `start` [B] on; what is beyond its end is lost."""
   rows = jnp.arange(own.keys.shape[0])[:, None]
   places = start[:, None] + jnp.arange(own.keys.shape[1])
-  return KeysValues(*(old.at[rows, places].set(new, mode="drop") for old, new in zip(cache, own, strict=True)))
+  return KeysValues(
+    *(old.at[rows, :, places].set(new, mode="drop") for old, new in zip(cache, own, strict=True))
+  )
 
 
 def check_heads(hidden_dim: int, num_heads: int, num_kv_heads: int | None, head_dim: int | None) -> None:

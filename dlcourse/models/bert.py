@@ -87,7 +87,7 @@ class Bert(nn.Module):
     segments = jnp.zeros_like(tokens) if segments is None else segments
     x = self.norm(self.word(tokens) + self.place(jnp.arange(times)) + self.segment(segments))
     x = self.drop(x, deterministic=not train)
-    x, _, _ = self.stack(x, Seen(*visible(times, lengths)), train=train)
+    x, _ = self.stack(x, Seen(*visible(times, lengths)), train=train)
     return jnp.where(counted(lengths, x), x, 0.0)
 
   def word_scores(self, y: jax.Array) -> jax.Array:

@@ -83,7 +83,7 @@ class TransformerEncoderDecoder(nn.Module):
     mask, keys = visible(inputs.shape[1], lengths)
     places = jnp.arange(inputs.shape[1])
     x, seen = self.encoder_placed(self._embedded(inputs), Seen(mask, keys), places[None], places)
-    values, _, _ = self.encoder(self.drop(x, deterministic=not train), seen, train=train)
+    values, _ = self.encoder(self.drop(x, deterministic=not train), seen, train=train)
     values = self.drop(values, deterministic=not train)
     there = counted(lengths, inputs)[..., 0]
     return Source(values, there, values.mean(axis=1), self.decoder.look_at(values))
@@ -112,15 +112,15 @@ class TransformerEncoderDecoder(nn.Module):
     places = jnp.arange(tokens.shape[1])
     x, seen = self.decoder_placed(self._embedded(tokens), Seen(mask), places[None], places)
     x = self.drop(x, deterministic=not train)
-    x, _, weights = self.decoder(x, seen, None, source.keys, source.mask, train)
+    x, weights = self.decoder(x, seen, source.keys, source.mask, train)
     return self._logits(self.drop(x, deterministic=not train)), weights
 
   def step(self, source: Source, state: Memory, token: jax.Array) -> tuple[Memory, jax.Array, jax.Array]:
     """One token: source, state, token [B] int -> state, logits [B, V] of the next one, weights [B, S]."""
-    places, room = state.time[:, None], jnp.arange(state.cache.keys.shape[2])
+    places, room = state.time[:, None], jnp.arange(state.cache[0].keys.shape[2])
     seen = Seen(mask=(room <= places[:, :, None])[:, None], start=state.time)
     x, seen = self.decoder_placed(self._embedded(token[:, None]), seen, places, room)
-    x, cache, weights = self.decoder(x, seen, state.cache, source.keys, source.mask)
+    x, cache, weights = self.decoder.go_on(x, seen, state.cache, source.keys, source.mask)
     return Memory(cache, state.time + 1), self._logits(x)[:, 0], weights[:, 0]
 
   def _embedded(self, tokens: jax.Array) -> jax.Array:

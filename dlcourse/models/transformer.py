@@ -194,28 +194,50 @@ class Stack(nn.Module):
     self,
     x: jax.Array,
     seen: Seen,
-    cache: KeysValues | None = None,
     source: KeysValues | None = None,
     source_mask: jax.Array | None = None,
     train: bool = False,
-  ) -> tuple[jax.Array, KeysValues | None, jax.Array | None]:
-    """All layers.
+  ) -> tuple[jax.Array, jax.Array | None]:
+    """All layers on a whole sequence.
 
     Args:
       x: [B, T, M].
       seen: who looks at whom.
-      cache: [B, L, S, K, D] of what came before.
       source: [B, L, S, K, D], of `look_at`.
       source_mask: [B, S] bool.
       train: whether to drop out.
 
     Returns:
-      [B, T, M], the cache, and the weights [B, T, S] of the source's places in the last layer.
+      [B, T, M], and the weights [B, T, S] of the source's places in the last layer.
     """
     mask = None if source_mask is None else source_mask[:, None, None]
-    x, (cache, weights) = self.layers(x, (cache, source), (seen, mask), train)
-    x = self.norm(x) if self.layer.norm_first else x
-    return x, cache, None if weights is None else weights[:, -1]
+    x, (_, weights) = self.layers(x, (None, source), (seen, mask), train)
+    return self._normed(x), None if weights is None else weights[:, -1]
+
+  def go_on(
+    self,
+    x: jax.Array,
+    seen: Seen,
+    cache: tuple[KeysValues, ...],
+    source: KeysValues | None = None,
+    source_mask: jax.Array | None = None,
+  ) -> tuple[jax.Array, tuple[KeysValues, ...], jax.Array | None]:
+    """All layers on what follows, without dropout; as `__call__`, with a cache [B, K, S, D] for each layer.
+
+    The layers are not scanned: that would copy all caches for every token.
+    """
+    mask = None if source_mask is None else source_mask[:, None, None]
+    block = Block(self.layer, self.causal, self.across, self.max_length, parent=None)
+    kept, weights = [], None
+    for i, own in enumerate(cache):
+      variables = jax.tree.map(lambda leaf, i=i: leaf[i], dict(self.layers.variables))
+      of_source = jax.tree.map(lambda leaf, i=i: leaf[:, i], source)
+      x, (own, weights) = block.apply(variables, x, (own, of_source), (seen, mask), False)
+      kept.append(own)
+    return self._normed(x), tuple(kept), weights
+
+  def _normed(self, x: jax.Array) -> jax.Array:
+    return self.norm(x) if self.layer.norm_first else x
 
   def look_at(self, source: jax.Array) -> KeysValues:
     """source [B, S, M] -> what every layer sees of it, [B, L, S, K, D]."""
@@ -226,19 +248,19 @@ class Memory(NamedTuple):
   """What a decoder carries from token to token; every leaf has the batch as leading axis.
 
   Attributes:
-    cache: keys and values [B, L, S, K, D] of the places so far.
+    cache: keys and values [B, K, S, D] of the places so far, for each layer.
     time: [B] int, how many these are.
   """
 
-  cache: KeysValues
+  cache: tuple[KeysValues, ...]
   time: jax.Array
 
 
 def empty_memory(layer: Layer, num_layers: int, batch_size: int, steps: int) -> Memory:
   """Room for the keys and values of `steps` places."""
-  shape = (batch_size, num_layers, steps, *layer.heads())
-  zeros = jnp.zeros(shape, jnp.dtype(layer.compute))
-  return Memory(KeysValues(zeros, zeros), jnp.zeros(batch_size, jnp.int32))
+  heads, width = layer.heads()
+  zeros = jnp.zeros((batch_size, heads, steps, width), jnp.dtype(layer.compute))
+  return Memory((KeysValues(zeros, zeros),) * num_layers, jnp.zeros(batch_size, jnp.int32))
 
 
 class Placed(nn.Module):
@@ -348,23 +370,23 @@ class Transformer(nn.Module):
     if width != self.layer.hidden_dim:
       x = self.project(x)
     if carry:
-      x, memory = self._continued(x, carry, train)
+      x, memory = self._continued(x, carry)
       return Encoded(x, x[:, -1], memory)
     self._check_length(times)
     mask, keys = visible(times, lengths, self.causal)
     places = jnp.arange(times)
     x, seen = self.placed(x, Seen(mask, keys), places[None], places)
-    x, _, _ = self.stack(self.drop(x, deterministic=not train), seen, train=train)
+    x, _ = self.stack(self.drop(x, deterministic=not train), seen, train=train)
     x = jnp.where(counted(lengths, x), x, 0.0)
     ends = jnp.full(batch, times) if lengths is None else lengths
     return Encoded(x, x[jnp.arange(batch), jnp.maximum(ends - 1, 0)], ())
 
-  def _continued(self, x: jax.Array, memory: Memory, train: bool) -> tuple[jax.Array, Memory]:
+  def _continued(self, x: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
     places = memory.time[:, None] + jnp.arange(x.shape[1])  # [B, T]
-    room = jnp.arange(memory.cache.keys.shape[2])
+    room = jnp.arange(memory.cache[0].keys.shape[2])
     seen = Seen(mask=(room <= places[:, :, None])[:, None], start=memory.time)
     x, seen = self.placed(x, seen, places, room)
-    x, cache, _ = self.stack(self.drop(x, deterministic=not train), seen, memory.cache, train=train)
+    x, cache, _ = self.stack.go_on(x, seen, memory.cache)
     return x, Memory(cache, memory.time + x.shape[1])
 
   def _check_length(self, steps: int) -> None:

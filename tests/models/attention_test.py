@@ -112,14 +112,14 @@ def test_weights_can_be_looked_at():
 
 def test_what_is_beyond_the_end_of_a_cache_is_lost():
   x, model = random(0, B, 3, 8), layer()
-  cache = KeysValues(*jnp.zeros((2, B, 4, 4, 2)))
-  seen = Seen(start=jnp.array([0, 2]))
+  cache = KeysValues(*jnp.zeros((2, B, 4, 6, 2)))
+  seen = Seen(start=jnp.array([0, 4]))
   params = model.init(jax.random.key(0), x, Seen())
   _, kept = model.apply(params, x, seen, cache)
   own = model.apply(params, x, method="look_at")
-  np.testing.assert_array_equal(kept.keys[0, :3], own.keys[0])
-  np.testing.assert_array_equal(kept.keys[1, 2:], own.keys[1, :2])
-  assert not kept.values[0, 3].any()
+  np.testing.assert_array_equal(kept.keys[0, :, :3], jnp.swapaxes(own.keys[0], 0, 1))
+  np.testing.assert_array_equal(kept.keys[1, :, 4:], jnp.swapaxes(own.keys[1, :2], 0, 1))
+  assert not kept.values[0, :, 3].any()
 
 
 @pytest.mark.parametrize(
