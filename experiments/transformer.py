@@ -30,7 +30,9 @@ def char_gpt() -> Experiment:
     data=Text("shakespeare", batch_size=16, seq_len=128),
     task=ModelLanguage(
       LanguageModel(
-        Transformer(Layer(hidden_dim=128, num_heads=4), num_layers=4, causal=True, positions="learned"),
+        Transformer(
+          Layer(hidden_dim=128, num_heads=4), num_layers=4, causal=True, positions="rotary", window=128
+        ),
         embed_dim=128,
         tied=True,
       ),

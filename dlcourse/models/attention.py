@@ -49,7 +49,7 @@ class KeysValues(NamedTuple):
 
 
 def visible(
-  times: int, lengths: jax.Array | None = None, causal: bool = False
+  times: int, lengths: jax.Array | None = None, causal: bool = False, window: int | None = None
 ) -> tuple[jax.Array | None, jax.Array | None]:
   """The masks of T places that look at themselves.
 
@@ -57,6 +57,7 @@ def visible(
     times: T.
     lengths: [B] int, places that there are; None: all.
     causal: whether each place sees only itself and what is before it.
+    window: of a causal one, how many places it sees at most; None: all.
 
   Returns:
     `mask` and `keys` of `Seen`.
@@ -65,9 +66,15 @@ def visible(
   keys = None if lengths is None else places < lengths[:, None]
   mask = None if keys is None else keys[:, None, None]
   if causal:
-    before = (places <= places[:, None])[None, None]
+    before = looking_back(places, places, window)[None, None]
     mask = before if mask is None else mask & before
   return mask, keys
+
+
+def looking_back(places: jax.Array, keys: jax.Array, window: int | None) -> jax.Array:
+  """places [..., T], keys [S] -> [..., T, S] bool: itself and what is before it, `window` at most."""
+  before = keys <= places[..., None]
+  return before if window is None else before & (keys > places[..., None] - window)
 
 
 def scaled_dot_product(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dlcourse.errors import UserError, check_at_least, check_below_one
-from dlcourse.models.attention import Seen, visible
+from dlcourse.models.attention import Seen, looking_back, visible
 from dlcourse.models.dense import Dense, Embed
 from dlcourse.models.positions import Positions
 from dlcourse.models.seq2seq import Source
@@ -118,7 +118,7 @@ class TransformerEncoderDecoder(nn.Module):
   def step(self, source: Source, state: Memory, token: jax.Array) -> tuple[Memory, jax.Array, jax.Array]:
     """One token: source, state, token [B] int -> state, logits [B, V] of the next one, weights [B, S]."""
     places, room = state.time[:, None], jnp.arange(state.cache[0].keys.shape[2])
-    seen = Seen(mask=(room <= places[:, :, None])[:, None], start=state.time)
+    seen = Seen(mask=looking_back(places, room, None)[:, None], start=state.time)
     x, seen = self.decoder_placed(self._embedded(token[:, None]), seen, places, room)
     x, cache, weights = self.decoder.go_on(x, seen, state.cache, source.keys, source.mask)
     return Memory(cache, state.time + 1), self._logits(x)[:, 0], weights[:, 0]

@@ -15,7 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from dlcourse.errors import UserError, check_at_least, check_below_one
-from dlcourse.models.attention import KeysValues, Kind, MultiHeadAttention, Seen, check_heads, visible
+from dlcourse.models.attention import (
+  KeysValues,
+  Kind,
+  MultiHeadAttention,
+  Seen,
+  check_heads,
+  looking_back,
+  visible,
+)
 from dlcourse.models.dense import Dense
 from dlcourse.models.layers import Activation, activate
 from dlcourse.models.positions import Positions, relative_bucket, sinusoidal
@@ -315,6 +323,9 @@ class Transformer(nn.Module):
   """Whether no place sees what comes later."""
   positions: Positions = "sinusoidal"
   """How places are told apart: none, sinusoidal, learned, rotary or relative (T5)."""
+  window: int | None = None
+  """Places that each sees at most, itself included; None: all. With rotary or relative positions a causal one
+  can so write more than the windows it was trained on (Jiang et al., 2023, arXiv:2310.06825)."""
   max_length: int = 512
   """Places at most, of learned positions and of a linformer."""
   dropout: float = 0.0
@@ -327,6 +338,10 @@ class Transformer(nn.Module):
     check_at_least(1, {f"task.model….{name}": getattr(self, name) for name in ("num_layers", "max_length")})
     check_below_one({"task.model….dropout": self.dropout})
     check_attention(self.layer, self.positions, self.causal)
+    if self.window is not None:
+      check_at_least(1, {"task.model….window": self.window})
+      if not self.causal or self.layer.attention != "softmax":
+        raise UserError("window goes with a causal Transformer and attention=softmax")
     super().__post_init__()
 
   @property
@@ -373,7 +388,7 @@ class Transformer(nn.Module):
       x, memory = self._continued(x, carry)
       return Encoded(x, x[:, -1], memory)
     self._check_length(times)
-    mask, keys = visible(times, lengths, self.causal)
+    mask, keys = visible(times, lengths, self.causal, self.window)
     places = jnp.arange(times)
     x, seen = self.placed(x, Seen(mask, keys), places[None], places)
     x, _ = self.stack(self.drop(x, deterministic=not train), seen, train=train)
@@ -384,7 +399,7 @@ class Transformer(nn.Module):
   def _continued(self, x: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
     places = memory.time[:, None] + jnp.arange(x.shape[1])  # [B, T]
     room = jnp.arange(memory.cache[0].keys.shape[2])
-    seen = Seen(mask=(room <= places[:, :, None])[:, None], start=memory.time)
+    seen = Seen(mask=looking_back(places, room, self.window)[:, None], start=memory.time)
     x, seen = self.placed(x, seen, places, room)
     x, cache, _ = self.stack.go_on(x, seen, memory.cache)
     return x, Memory(cache, memory.time + x.shape[1])

@@ -58,6 +58,7 @@ def test_padding_never_changes_an_output(model):
 CAUSAL = [
   *(body(causal=True, positions=positions) for positions in POSITIONS),
   body(causal=True, layer=Layer(M, 2, attention="performer", attention_size=16)),
+  body(causal=True, positions="rotary", window=3),
 ]
 
 
@@ -69,10 +70,22 @@ def test_nothing_leaks_from_the_future(model):
     assert (changed[:, t] != run(model).outputs[:, t]).any()
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
+def test_a_window_is_what_a_layer_sees():
+  model = body(causal=True, positions="rotary", window=3, num_layers=1)
+  changed, kept = run(model, X.at[:, 1].add(3.0)).outputs, run(model).outputs
+  assert [bool((changed[:, t] != kept[:, t]).any()) for t in range(T)] == [
+    False,
+    True,
+    True,
+    True,
+    False,
+    False,
+  ]
+
+
+@pytest.mark.parametrize("model", [model for model in CAUSAL if model.layer.attention == "softmax"])
 @pytest.mark.parametrize("sizes", [(1,) * T, (4, 2), (1, 3, 2)])
-def test_continuing_from_a_cache_equals_one_pass(positions, sizes):
-  model = body(causal=True, positions=positions)
+def test_continuing_from_a_cache_equals_one_pass(model, sizes):
   carry, parts, start = model.initial_carry(B, T + 2), [], 0
   step = jax.jit(model.apply)
   for size in sizes:
@@ -167,6 +180,7 @@ def test_it_is_a_body_of_every_sequence_network():
     ({"layer": Layer(M, 2, attention="performer"), "positions": "relative"}, "has no scores"),
     ({"layer": Layer(9, 3), "positions": "rotary"}, "has to be even"),
     ({"num_layers": 0}, "num_layers=0 is too small"),
+    ({"window": 3}, "goes with a causal"),
   ],
 )
 def test_what_cannot_be_is_refused(fields, said):
