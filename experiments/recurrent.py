@@ -43,8 +43,9 @@ _SHORT = ("--data.buckets=1", "--data.longest=8", "--data.vocab_size=500")
 def char_lstm() -> Experiment:
   """LSTM language model on the characters of Shakespeare (H3.9, H3.11.4); --task.model.body.cell for others.
 
-  Result: test perplexity 4.76 ± 0.08 a character, 1.56 nats (3 seeds, 95 % interval), 6.7 min each, busy 2-core
-  AMD EPYC; `dlcourse study overview.slices` at commit 7cf688a, with the LSTM of Flax.
+  Result: test 2.33 bits a character, 1.62 nats (1 seed), 4.3 min on one core of a busy 2-core AMD EPYC;
+  `dlcourse train recurrent.char_lstm`. With --task.model.body.cell=gru 2.19 bits and 3.2 min, with rnn 2.37
+  bits and 1.4 min.
   """
   return Experiment(
     data=Text("shakespeare", batch_size=32, seq_len=128),
@@ -271,7 +272,11 @@ def named_entities() -> Experiment:
 
 
 def parts_of_speech() -> Experiment:
-  """The parts of speech of news, a tag a word, by an LSTM in both directions (CoNLL-2003; H3.6.2, H3.7.3)."""
+  """The parts of speech of news, a tag a word, by an LSTM in both directions (CoNLL-2003; H3.6.2, H3.7.3).
+
+  Result: 92.6 % of tags right (1 seed), 3.5 min on one core of a busy 2-core AMD EPYC; `dlcourse train
+  recurrent.parts_of_speech`.
+  """
   return _tagging("parts_of_speech")
 
 
@@ -312,8 +317,8 @@ def _translate(attention: AttentionName) -> Experiment:
 def translate() -> Experiment:
   """English to French in user interfaces, by GRUs with attention (Bahdanau et al., 2015; H3.11.1).
 
-  Result: BLEU 31.5 (1 seed; `translate_without_attention` 14.4), 22.0 min on a shared core of a 2-core AMD
-  EPYC; `dlcourse train recurrent.translate`.
+  Result: BLEU 30.9 ± 1.5 (3 seeds, 95 % interval; `translate_without_attention` 14.4 ± 2.4), 8.4 min each on
+  one core of a 2-core AMD EPYC; `dlcourse study recurrent.translations`.
   """
   return _translate("additive")
 
@@ -321,14 +326,17 @@ def translate() -> Experiment:
 def translate_without_attention() -> Experiment:
   """English to French in user interfaces, through one vector (Sutskever et al., 2014; H3.11.1).
 
-  Result: BLEU 14.4 (1 seed), 9.2 min on one core of a busy 2-core AMD EPYC; `dlcourse train
-  recurrent.translate_without_attention`.
+  Result: BLEU 14.4 ± 2.4 (3 seeds, 95 % interval), 6.7 min each on one core of a 2-core AMD EPYC; `dlcourse
+  study recurrent.translations`.
   """
   return _translate("none")
 
 
 def summarise() -> Experiment:
-  """What an operation is called that a manual describes in two sentences (H3.7.3: summarisation)."""
+  """What an operation is called that a manual describes in two sentences (H3.7.3: summarisation).
+
+  Result: BLEU 56.1 (1 seed), 10.8 min on one core of a 2-core AMD EPYC; `dlcourse train recurrent.summarise`.
+  """
   return dataclasses.replace(translate(), data=Pairs("aws_operations", batch_size=64, longest=96))
 
 
@@ -494,7 +502,11 @@ def seeds_and_order() -> Study:
 
 
 def translations() -> Study:
-  """Translation with and without attention, three seeds each (H3.11.1)."""
+  """Translation with and without attention, three seeds each, compared sentence by sentence (H3.11.1).
+
+  Result: BLEU 30.9 ± 1.5 against 14.4 ± 2.4; by the paired bootstrap attention is 17.1, 17.5 and 15.0 BLEU
+  better, p = 0.001 each; 45 min in all on one core of a 2-core AMD EPYC; `dlcourse study recurrent.translations`.
+  """
   return Study(
     runs=tuple(
       Run(label, f"recurrent.{name}", seed=seed)

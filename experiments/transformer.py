@@ -10,11 +10,12 @@ from dlcourse.evaluators.baselines import TfIdf
 from dlcourse.evaluators.classification import ConfusionMatrix, Roc
 from dlcourse.evaluators.samples import TextSamples
 from dlcourse.experiment import Best, Experiment
-from dlcourse.models.bert import BERT, BertClassifier
+from dlcourse.models.bert import BERT, Bert, BertClassifier, BertMasked, bert_layer
 from dlcourse.models.encoder_decoder import TransformerEncoderDecoder
 from dlcourse.models.sequence import LanguageModel
 from dlcourse.models.transformer import Layer, Transformer
 from dlcourse.optim import AdamW
+from dlcourse.tasks.masked import MaskLanguage
 from dlcourse.tasks.supervised import Classify, ModelLanguage
 from dlcourse.tasks.translate import Translate
 
@@ -70,6 +71,25 @@ def sentiment_minilm() -> Experiment:
       *("--data.batch_size=8", "--steps=2", "--task.optimizer.warmup_steps=0", "--init_from=None"),
       *("--task.model.body.num_layers=1", "--task.model.body.layer.hidden_dim=8"),
       *("--task.model.body.layer.num_heads=2", "--data.longest=8", "--data.buckets=1"),
+    ),
+  )
+
+
+def masked_words() -> Experiment:
+  """BERT's first task: hidden words of film reviews from those around them (Devlin et al., 2019; H3.12.4)."""
+  return Experiment(
+    data=Sentences("imdb", batch_size=64, vocab_size=5_000, longest=64, buckets=1),
+    task=MaskLanguage(
+      BertMasked(Bert(bert_layer(128, 4), num_layers=4, max_length=64)),
+      AdamW(learning_rate=2e-3, schedule="cosine", warmup_steps=100, clip_norm=1.0, weight_decay=0.01),
+    ),
+    steps=1_000,
+    eval_every=250,
+    best=Best("loss"),
+    small=(
+      *("--data.batch_size=8", "--steps=2", "--task.optimizer.warmup_steps=0", "--data.longest=8"),
+      *("--task.model.body.num_layers=1", "--task.model.body.layer.hidden_dim=8", "--data.vocab_size=500"),
+      *("--task.model.body.layer.num_heads=2", "--data.test=0.01", "--data.validation=0.01"),
     ),
   )
 
