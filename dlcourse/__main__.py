@@ -23,8 +23,11 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("experiment", None, "What to train: MODULE.NAME (see `list`) or FILE.py:FUNCTION.")
 flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/NAME.")
 flags.DEFINE_integer("seed", 0, "Seed of initialisation, data order and every random draw.", 0, 2**32 - 1)
-flags.DEFINE_enum("parallel", "jit", ["jit", "fsdp", "pmap"], "How the step is spread over devices.")
+flags.DEFINE_enum("parallel", "jit", ["jit", "fsdp", "pmap", "tensor"], "How the step is spread over devices.")
 flags.DEFINE_integer("devices", None, "How many devices are used; default: all.", 1)
+flags.DEFINE_integer(
+  "tensor", None, "Devices that share each block under --parallel=tensor; default: all of a process.", 1
+)
 flags.DEFINE_integer("steps_per_dispatch", 1, "Training steps one compiled call makes.", 1)
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, in a run of several processes.")
 flags.DEFINE_integer("processes", 1, "How many processes the run has.", 1)
@@ -49,7 +52,7 @@ flags.DEFINE_string("study", None, "Which study to run: MODULE.NAME (see `list`)
 def _options():
   from dlcourse.experiment import Options
 
-  return Options(FLAGS.seed, FLAGS.parallel, FLAGS.devices, FLAGS.steps_per_dispatch)
+  return Options(FLAGS.seed, FLAGS.parallel, FLAGS.devices, FLAGS.steps_per_dispatch, FLAGS.tensor)
 
 
 def _workdir(name: str | None) -> pathlib.Path:
@@ -83,7 +86,8 @@ def train(rest: list[str]) -> None:
   parallel.start_distributed(FLAGS.coordinator, FLAGS.processes, FLAGS.process_id)
   path = _workdir(FLAGS.experiment)
   run(FLAGS.experiment, rest, experiment, path, _options())
-  console.show_result(path, report(open_trained(path, devices=FLAGS.devices)))
+  devices = None if FLAGS.parallel == "tensor" else FLAGS.devices  # which perhaps cannot share a batch
+  console.show_result(path, report(open_trained(path, devices=devices)))
 
 
 def evaluate(rest: list[str]) -> None:
@@ -197,18 +201,18 @@ class Verb(NamedTuple):
   many: str = ""
 
 
-RUN = ("workdir", "seed", "parallel", "devices", "steps_per_dispatch")
+RUN = ("workdir", "parallel", "devices", "tensor", "steps_per_dispatch")
 PROCESSES = ("coordinator", "processes", "process_id")
 HELP = ("-h", "--help", "--helpfull", "--helpshort")
 WORKDIR = ("workdir", "experiment", "checkpoint", "devices")
 VERBS = {
-  "train": Verb(train, ("experiment", *RUN, *PROCESSES), fields=True),
+  "train": Verb(train, ("experiment", *RUN, "seed", *PROCESSES), fields=True),
   "evaluate": Verb(evaluate, (*WORKDIR, "split")),
   "sample": Verb(sample, (*WORKDIR, "samples", "prompt", "length", "temperature", "condition", "seed")),
   "export": Verb(export, (*WORKDIR, "format", "output")),
   "predict": Verb(predict, ("model", "checkpoint", "recipe"), many="IMAGE…"),
   "stream": Verb(stream, WORKDIR),
-  "study": Verb(study, ("study", "workdir", "parallel", "devices", "steps_per_dispatch"), fields=True),
+  "study": Verb(study, ("study", *RUN), fields=True),
   "report": Verb(report, WORKDIR),
   "list": Verb(show_list, ("experiment", "summary")),
 }

@@ -88,12 +88,14 @@ class Options:
     parallel: how the step is compiled.
     devices: how many are used; None: all.
     steps_per_dispatch: steps that one call of the compiled program makes.
+    tensor: how many devices share the blocks of a Transformer in the mode `tensor`; None: all of a process.
   """
 
   seed: int = 0
   parallel: Mode = "jit"
   devices: int | None = None
   steps_per_dispatch: int = 1
+  tensor: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,15 +1,18 @@
 """Devices: the only file that names mesh axes.
 
-Everything above this file is written for one device and a whole batch. Three modes compile the same step:
+Everything above this file is written for one device and a whole batch. Four modes compile the same step:
 
 - `jit` (default): the state replicated, the batch split over the mesh; XLA inserts the reductions;
 - `fsdp`: parameters and optimizer state split too, by the first rule that matches their path (ZeRO-3);
-- `pmap`: one program per device with explicit reductions (`global_sum`, batch norm over `replica_axis()`).
+- `pmap`: one program per device with explicit reductions (`global_sum`, batch norm over `replica_axis()`);
+- `tensor`: blocks of Transformers split by heads and by the width of the MLP over a second axis of the mesh,
+  the batch over the first (Megatron-LM: Shoeybi et al., 2019, arXiv:1909.08053).
 """
 
 import contextlib
 import contextvars
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -23,9 +26,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from dlcourse.errors import UserError
 
 PyTree = Any
-Mode = Literal["jit", "fsdp", "pmap"]
+Mode = Literal["jit", "fsdp", "pmap", "tensor"]
 
-DATA = "data"
+DATA, MODEL = "data", "model"
 _MESSAGE_BYTES = 2_000
 _replica_axis: contextvars.ContextVar[str | None] = contextvars.ContextVar("axis", default=None)
 
@@ -33,6 +36,14 @@ _replica_axis: contextvars.ContextVar[str | None] = contextvars.ContextVar("axis
 FSDP_RULES = (
   (r"^\.(params|opt_state|model_state)\b", "largest axis"),
   (r"^\.(step|rng)$", "replicate"),
+)
+
+# (regular expression on the path of a leaf, the axis that `MODEL` splits); what none matches is replicated.
+# Of two dense layers in a row the first is split by its outputs and the second by its inputs, so that only
+# what the second gives has to be summed over the devices.
+TENSOR_RULES = (
+  (r"\['layers'\]\['((source_)?attention'\]\['(query|key|value)|widen)'\]\['(kernel|bias)'\]$", -1),
+  (r"\['layers'\]\['((source_)?attention'\]\['out|narrow)'\]\['kernel'\]$", -2),
 )
 
 
@@ -106,17 +117,21 @@ def on_first_process(action: Callable[[], None]) -> None:
     raise UserError(said)
 
 
-def make_mesh(devices: int | None = None, sharing: int | None = None) -> Mesh:
-  """A one-dimensional mesh over the first `devices` devices.
+def make_mesh(
+  devices: int | None = None, sharing: int | None = None, mode: Mode = "jit", tensor: int | None = None
+) -> Mesh:
+  """A mesh [data, model] over the first `devices` devices.
 
   Args:
     devices: how many; None: all of them, or
     sharing: the most that this many examples can be shared by evenly.
+    mode: only `tensor` has more than one device along the second axis.
+    tensor: how many it then has; None: all of a process, between which the connections are fastest.
 
   Axes are Auto: under Explicit ones the scan carry of a Linen RNN does not type-check.
 
   Raises:
-    UserError: there are not that many devices, or the processes would not share them evenly.
+    UserError: there are not that many devices, or the processes or the axes would not share them evenly.
   """
   available = jax.devices()
   count = devices or len(available)
@@ -126,7 +141,13 @@ def make_mesh(devices: int | None = None, sharing: int | None = None) -> Mesh:
     raise UserError(f"--devices={count}, but this run sees {len(available)} {available[0].platform}")
   if jax.process_count() > 1 and count != len(available):
     raise UserError("--devices cannot be limited in a run of several processes; leave it out")
-  return jax.make_mesh((count,), (DATA,), axis_types=(AxisType.Auto,), devices=available[:count])
+  if tensor and mode != "tensor":
+    raise UserError(f"--tensor={tensor} goes with --parallel=tensor, not with --parallel={mode}")
+  parts = 1 if mode != "tensor" else tensor or count // jax.process_count()
+  if count % parts:
+    raise UserError(f"--tensor={parts} has to divide the {count} devices")
+  shape, auto = (count // parts, parts), (AxisType.Auto,) * 2
+  return jax.make_mesh(shape, (DATA, MODEL), auto, devices=available[:count])
 
 
 def _is_carry(path: tuple) -> bool:
@@ -143,28 +164,61 @@ def _split_largest(shape: tuple[int, ...], parts: int) -> PartitionSpec:
   return PartitionSpec(*(DATA if axis == largest else None for axis in range(len(shape))))
 
 
+def _first_rule(rules: Sequence[tuple[str, Any]], name: str) -> Any:
+  return next((how for pattern, how in rules if re.search(pattern, name)), None)
+
+
+def _fsdp_spec(name: str, shape: tuple[int, ...], parts: int) -> PartitionSpec:
+  rule = _first_rule(FSDP_RULES, name)
+  if rule is None:
+    raise ValueError(f"no fsdp rule matches {name}")
+  return _split_largest(shape, parts) if rule == "largest axis" else PartitionSpec()
+
+
+def _tensor_spec(name: str, shape: tuple[int, ...]) -> PartitionSpec:
+  split = _first_rule(TENSOR_RULES, name)
+  return PartitionSpec() if split is None else PartitionSpec(*(None,) * (len(shape) + split), MODEL)
+
+
+def _check_tensor(state: PyTree, mesh: Mesh) -> None:
+  """Raises a `UserError` where there are no blocks to split, or their widths cannot be shared evenly.
+
+  Heads that cannot be, while all their columns can, are right too: XLA then moves more between devices.
+  """
+  named = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)]
+  widths = {leaf.shape[axis] for name, leaf in named if (axis := _first_rule(TENSOR_RULES, name))}
+  if not widths:
+    raise UserError("--parallel=tensor splits blocks of Transformers, and here are none; fsdp splits any model")
+  parts, common = mesh.shape[MODEL], math.gcd(*widths)
+  if common % parts:
+    near = max(n for n in range(1, parts) if common % n == 0 and mesh.size % n == 0)
+    raise UserError(f"--tensor={parts} has to divide the blocks' widths {sorted(widths)}; --tensor={near} does")
+
+
 def state_shardings(state: PyTree, mesh: Mesh, mode: Mode) -> PyTree:
   """Where each leaf of a `TrainState` lives.
 
   Args:
     state: the state, or its shapes.
     mesh: the devices.
-    mode: only `fsdp` splits what is not the carry.
+    mode: only `fsdp` and `tensor` split what is not the carry.
 
   Raises:
     ValueError: a leaf that no rule of `FSDP_RULES` matches.
+    UserError: `tensor` finds nothing to split, or what it cannot split evenly.
   """
+  if mode == "tensor":
+    _check_tensor(state, mesh)
 
   def sharding(path, leaf):
     name = jax.tree_util.keystr(path)
+    spec = PartitionSpec()
     if _is_carry(path):
-      return NamedSharding(mesh, PartitionSpec(DATA))
-    if mode != "fsdp":
-      return NamedSharding(mesh, PartitionSpec())
-    rule = next((how for pattern, how in FSDP_RULES if re.search(pattern, name)), None)
-    if rule is None:
-      raise ValueError(f"no fsdp rule matches {name}")
-    spec = _split_largest(leaf.shape, mesh.size) if rule == "largest axis" else PartitionSpec()
+      spec = PartitionSpec(DATA)
+    elif mode == "fsdp":
+      spec = _fsdp_spec(name, leaf.shape, mesh.shape[DATA])
+    elif mode == "tensor":
+      spec = _tensor_spec(name, leaf.shape)
     return NamedSharding(mesh, spec)
 
   return jax.tree_util.tree_map_with_path(sharding, state)
@@ -177,10 +231,10 @@ def batch_size(batch: Mapping[str, Any]) -> int:
 
 def check_batch(spec: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> None:
   """Raises a `UserError` where the devices cannot share a batch evenly."""
-  size = batch_size(spec)
-  if size % mesh.size:
-    near = max(round(size / mesh.size), 1) * mesh.size
-    raise UserError(f"a batch of {size} cannot be shared by {mesh.size} devices; --data.batch_size={near} can")
+  size, parts = batch_size(spec), mesh.shape[DATA]
+  if size % parts:
+    near = max(round(size / parts), 1) * parts
+    raise UserError(f"a batch of {size} cannot be shared by {parts} devices; --data.batch_size={near} can")
 
 
 class Program(NamedTuple):
@@ -188,7 +242,7 @@ class Program(NamedTuple):
 
   `train_step` and `train_steps` (a list of K batches in one dispatch) donate the state.
   `state` holds shapes, types *and* shardings, which is what a checkpoint restores into; `devices` is how
-  many share a batch; `task` is what was compiled.
+  many it runs on; `task` is what was compiled.
   """
 
   init: Callable
@@ -210,7 +264,7 @@ def compile_task(task, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, mo
     task: a `dlcourse.task.Task`.
     batch: shapes of one global batch.
     mesh: from `make_mesh`.
-    mode: how the training step is compiled; everything else is `jit` in every mode.
+    mode: how the training step is compiled; everything else is `jit` in every mode, on the state as it lies.
   """
   check_batch(batch, mesh)
 

@@ -53,7 +53,7 @@ def train(
   Raises:
     UserError: the workdir, the data or the devices cannot be used.
   """
-  data, program = assemble(experiment, options.devices, options.parallel)
+  data, program = assemble(experiment, options.devices, options.parallel, tensor=options.tensor)
   _check_dispatch(experiment, options)
   # Only now: a command that cannot be carried out must not leave its record in the way of the right one.
   record = workdir.new_record(name, overrides, experiment, options, program.devices, workdir.data_facts(data))
@@ -92,7 +92,7 @@ def _begin(
   if source in catalogue():
     shared = shared_overrides(overrides)
     first = load(source, shared)
-    _, other = assemble(first, options.devices, options.parallel)
+    _, other = assemble(first, options.devices, options.parallel, tensor=options.tensor)
     theirs = network_of(other.task).variables(other.state)
     from_network(network.variables(program.state), theirs, source)  # before it is trained: does it fit?
     logging.warning("first %s, in %s", source, path / "init")
@@ -197,7 +197,7 @@ def gave_up(best: Best, progress: Progress) -> bool:
 
 
 def assemble(
-  experiment: Experiment, devices: int | None, mode: Mode, fit: bool = False
+  experiment: Experiment, devices: int | None, mode: Mode, fit: bool = False, tensor: int | None = None
 ) -> tuple[Data, Program]:
   """The data and the compiled task of an experiment; by shapes alone, nothing is computed yet.
 
@@ -206,13 +206,14 @@ def assemble(
     devices: how many to use; None: all.
     mode: how the training step is compiled.
     fit: where `devices` is None, leave out the devices that cannot share a batch evenly.
+    tensor: see `make_mesh`.
 
   Raises:
     UserError: the fields of the experiment do not make a network that fits the data and the devices.
   """
   with _explained("the data cannot be made of"):
     data = experiment.data.build()
-  mesh = make_mesh(devices, batch_size(data.spec.batch) if fit else None)
+  mesh = make_mesh(devices, batch_size(data.spec.batch) if fit else None, mode, tensor)
   with _explained("no network comes of"):
     task = experiment.task.build(data.spec, experiment.steps)
     program = compile_task(task, data.spec.batch, mesh, mode)

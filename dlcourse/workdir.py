@@ -120,6 +120,7 @@ def new_record(
     "devices": {"platform": device.platform, "kind": platform.device_name(device), "count": devices},
     "how": {
       "parallel": options.parallel,
+      "tensor": options.tensor,
       "processes": jax.process_count(),
       "steps_per_dispatch": options.steps_per_dispatch,
     },

@@ -505,7 +505,8 @@ def translations() -> Study:
   """Translation with and without attention, three seeds each, compared sentence by sentence (H3.11.1).
 
   Result: BLEU 30.9 ± 1.5 against 14.4 ± 2.4; by the paired bootstrap attention is 17.1, 17.5 and 15.0 BLEU
-  better, p = 0.001 each; 45 min in all on one core of a 2-core AMD EPYC; `dlcourse study recurrent.translations`.
+  better, p = 0.001 each; 45 min in all on one core of a 2-core AMD EPYC; `dlcourse study
+  recurrent.translations`.
   """
   return Study(
     runs=tuple(
