@@ -26,7 +26,11 @@ _SMALLEST = (
 
 
 def char_gpt() -> Experiment:
-  """GPT: a causal Transformer on the characters of Shakespeare (Radford et al., 2018; H3.12.4)."""
+  """GPT: a causal Transformer on the characters of Shakespeare (Radford et al., 2018; H3.12.4).
+
+  Result: test 1.98 bits a character, 1.375 nats (validation 1.379; 1 seed, 804,180 parameters), 16.0 min on one
+  core of a busy 2-core AMD EPYC; `dlcourse train transformer.char_gpt`.
+  """
   return Experiment(
     data=Text("shakespeare", batch_size=16, seq_len=128),
     task=ModelLanguage(
@@ -55,6 +59,9 @@ def sentiment_minilm() -> Experiment:
   """Whether a film review is positive, by a published encoder of sentences that learns on (BERT's; H3.12.4).
 
   The encoder is MiniLM (Wang et al., 2020, arXiv:2002.10957; Reimers & Gurevych, 2019), of 22.7 M parameters.
+
+  Result: test accuracy 83.2 % (1 seed; TF-IDF and logistic regression 77.9 %), 23.4 min on one shared core of a
+  2-core AMD EPYC; `dlcourse train transformer.sentiment_minilm`.
   """
   return Experiment(
     data=Sentences("rotten_tomatoes", batch_size=32, tokens="minilm", longest=64, buckets=6),
@@ -95,7 +102,11 @@ def masked_words() -> Experiment:
 
 
 def addition() -> Experiment:
-  """Sums of numbers of up to three digits, by a Transformer that reads them and one that writes (H3.6.2)."""
+  """Sums of numbers of up to three digits, by a Transformer that reads them and one that writes (H3.6.2).
+
+  Result: every sum of the test split exactly right (1 seed), 5.1 min on one core of a busy 2-core AMD EPYC;
+  `dlcourse train transformer.addition`.
+  """
   return dataclasses.replace(
     recurrent.addition(),
     task=Translate(
@@ -108,7 +119,11 @@ def addition() -> Experiment:
 
 
 def translate() -> Experiment:
-  """English to French in user interfaces, by a Transformer (Vaswani et al., 2017; H3.12.4)."""
+  """English to French in user interfaces, by a Transformer (Vaswani et al., 2017; H3.12.4).
+
+  Result: BLEU 28.1, loss 2.20 (1 seed; `recurrent.translate` 30.9 and 2.26), 14.7 min on one core of a 2-core
+  AMD EPYC; `dlcourse train transformer.translate`.
+  """
   return dataclasses.replace(
     recurrent.translate(),
     task=Translate(

@@ -40,7 +40,7 @@ _SGEMM = 2048  # side of the matrices that measure the core's peak
 EXPERIMENTS = {
   "lenet5": ("cnn.lenet5", ()),
   "char_lstm": ("recurrent.char_lstm", ()),
-  "gpt": ("transformer.char_gpt", ("--data.batch_size=16",)),
+  "gpt": ("transformer.char_gpt", ("--task.model.body.positions=learned", "--task.model.body.window=None")),
   "dcgan": ("gan.dcgan", ("--task.generator.width=64", "--task.discriminator.width=64")),
   "vae": ("vae.mlp", ()),
 }
