@@ -35,11 +35,15 @@ class Optimizer:
   """Steps over which the rate rises linearly from 0 to its peak."""
   clip_norm: float | None = None
   """Largest global norm of the gradient (H3.5.7); None does not clip."""
+  accumulate: int = 1
+  """Steps whose gradients make one update together, as their mean: a larger batch in the memory of one. Warm-up
+  and `decay_every` then count updates."""
 
   def __post_init__(self) -> None:
     """Refuses a rate, a warm-up or a norm that cannot be."""
     check_between(0, 1e38, _flags(self, "learning_rate"))  # what float32 holds
     check_at_least(0, _flags(self, "warmup_steps"))
+    check_at_least(1, _flags(self, "accumulate"))
     if not 0 < self.decay_factor <= 1:
       raise UserError(f"--task….decay_factor={self.decay_factor} has to be above 0 and at most 1")
     if self.decay_every is not None:
@@ -54,15 +58,17 @@ class Optimizer:
     raise NotImplementedError
 
   def build(self, steps: int) -> optax.GradientTransformation:
-    """The optax chain for a training of `steps` updates.
+    """The optax chain for a training of `steps` steps.
 
     Raises:
       UserError: the warm-up is as long as the training, or longer.
     """
-    rule = self.rule(learning_rate_schedule(self, steps))
-    if self.clip_norm is None:
+    rule = self.rule(learning_rate_schedule(self, max(steps // self.accumulate, 1)))
+    if self.clip_norm is not None:
+      rule = optax.chain(optax.clip_by_global_norm(self.clip_norm), rule)
+    if self.accumulate == 1:
       return rule
-    return optax.chain(optax.clip_by_global_norm(self.clip_norm), rule)
+    return optax.MultiSteps(rule, self.accumulate).gradient_transformation()
 
 
 def learning_rate_schedule(recipe: Optimizer, steps: int) -> optax.Schedule:

@@ -141,6 +141,24 @@ def rates(recipe, at, steps=100):
   return [float(schedule(step)) for step in at]
 
 
+def test_accumulated_gradients_make_the_update_of_one_large_batch():
+  def weights(optimizer, gradients):
+    params, seen = {"kernel": jnp.ones(3)}, []
+    state = optimizer.init(params)
+    for gradient in gradients:
+      updates, state = optimizer.update({"kernel": gradient}, state, params)
+      params = optax.apply_updates(params, updates)
+      seen.append(params["kernel"])
+    return np.array(seen)
+
+  gradients = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+  recipe = {"learning_rate": 0.1, "schedule": "cosine", "clip_norm": 1.0}
+  found = weights(AdamW(accumulate=2, **recipe).build(8), gradients)
+  whole = weights(AdamW(**recipe).build(4), gradients.reshape(4, 2, 3).mean(axis=1))
+  np.testing.assert_allclose(found[1::2], whole, rtol=1e-6)
+  np.testing.assert_array_equal(found[2::2], found[1:-1:2])  # nothing changes halfway
+
+
 def test_schedules_end_at_zero_where_training_ends():
   at = [0, 25, 50, 100]
   assert rates(Sgd(learning_rate=0.4), at) == pytest.approx([0.4] * 4)
