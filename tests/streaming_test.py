@@ -95,7 +95,7 @@ def test_a_chunk_of_any_size_is_heard_by_few_programs():
 @pytest.mark.parametrize(
   ("model", "message"),
   [
-    (SequenceClassifier(RecurrentStack(bidirectional=True, hidden_dim=3)), "reads from the end"),
+    (SequenceClassifier(RecurrentStack(bidirectional=True, hidden_dim=3)), "is bidirectional"),
     (SequenceClassifier(BODIES["rnn"], Frontend(filters=(3,))), "front.filters cannot stream"),
     (SequenceClassifier(BODIES["rnn"], pooling="max"), "'max' needs the whole sequence"),
   ],

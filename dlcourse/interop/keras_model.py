@@ -56,7 +56,7 @@ def sequential(
     (what `model_config` holds, "layer/weight" -> array), see `h5_file.write_model`; None for a model that is no
     sequence of Keras's layers.
   """
-  if type(model) not in _SEQUENCES:
+  if type(model) not in _SEQUENCES or model.activation == "gelu_tanh":  # for which Keras has no name
     return None
   layers = [_rescaling(shift, width), *_SEQUENCES[type(model)](model, variables)]
   entries = [_entry("InputLayer", {"name": "pixels", "batch_shape": [None, *image_shape], "dtype": "float32"})]

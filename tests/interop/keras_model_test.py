@@ -37,7 +37,7 @@ def small(activation, global_pool=False):
 
 
 CASES = [
-  *((small(activation), (9, 9, 1)) for activation in get_args(Activation)),
+  *((small(activation), (9, 9, 1)) for activation in get_args(Activation) if activation != "gelu_tanh"),
   *((MLP((7, 5), activation, num_classes=3), (6, 4, 3)) for activation in ("relu", "leaky_relu", "swish")),
   *((LeNet5(activation, 4), (32, 32, 1)) for activation in ("tanh", "gelu")),
   (LeNet5("swish", 4), (32, 32, 3)),
@@ -96,6 +96,7 @@ def test_what_keras_opens_can_be_trained_on_and_saved_again(tmp_path, monkeypatc
 
 def test_what_is_no_sequence_has_no_description():
   assert sequential(VGGNet(num_classes=2), {}, (32, 32, 3), *COLOUR) is None
+  assert sequential(small("gelu_tanh"), {}, (9, 9, 1), *GREY) is None
 
 
 def test_the_description_is_plain_json_and_the_weights_are_in_keras_order():

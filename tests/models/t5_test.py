@@ -33,6 +33,7 @@ def test_nothing_is_added_but_by_attention_and_logits_are_divided():
   rng = np.random.default_rng(0)
   params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes(model))
   logits, _ = once(model.apply)({"params": params}, TOKENS, TOKENS)
-  params["decoder"]["norm"]["scale"] *= 4.0
+  norm = params["decoder"]["norm"]
+  norm["scale"] = 4.0 * norm["scale"]  # not in place: JAX may not have read it yet
   whole, _ = once(model.clone(scale="none").apply)({"params": params}, TOKENS, TOKENS)
   np.testing.assert_allclose(whole, 16 * np.asarray(logits), rtol=1e-5)  # 4 of the norm, sqrt(16) of the scale
