@@ -50,7 +50,7 @@ def char_lstm() -> Experiment:
   return Experiment(
     data=Text("shakespeare", batch_size=32, seq_len=128),
     task=ModelLanguage(
-      LanguageModel(RecurrentStack("lstm", hidden_dim=256)),
+      LanguageModel(RecurrentStack("lstm", hidden_dim=256, forget_bias=0.0)),
       Adam(learning_rate=3e-3, schedule="cosine", clip_norm=1.0),
     ),
     evaluators=(TextSamples(),),

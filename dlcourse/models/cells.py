@@ -24,12 +24,12 @@ def _orthogonal_gates(key: jax.Array, shape: tuple[int, int], dtype=jnp.float32)
   return jnp.concatenate([square(each, (hidden, hidden), dtype) for each in keys], axis=1)
 
 
-def _forget_bias(gates: int, forget: int) -> Callable:
-  """Zeros, but 1 for the gate `forget`, so that the cell at first remembers (Jozefowicz et al., 2015)."""
+def _gate_bias(gates: int, gate: int, value: float) -> Callable:
+  """Zeros, but `value` for one gate: 1 lets an LSTM at first remember (Jozefowicz et al., 2015)."""
 
   def init(key, shape, dtype=jnp.float32):
     del key
-    return jnp.zeros((gates, shape[0] // gates), dtype).at[forget].set(1.0).reshape(shape)
+    return jnp.zeros((gates, shape[0] // gates), dtype).at[gate].set(value).reshape(shape)
 
   return init
 
@@ -76,14 +76,15 @@ class LSTMCell(nn.Module):
   """Long short-term memory (Hochreiter & Schmidhuber, 1997; forget gate: Gers et al., 2000; H3.9.2).
 
   i, f, o = σ(W [h_(t-1), x_t] + b), the candidate C~ = tanh(W_C [h_(t-1), x_t] + b_C);
-  C_t = f ⊙ C_(t-1) + i ⊙ C~ and h_t = o ⊙ tanh(C_t). Gates lie in the order i, f, C~, o; b_f starts at 1.
+  C_t = f ⊙ C_(t-1) + i ⊙ C~ and h_t = o ⊙ tanh(C_t). Gates lie in the order i, f, C~, o.
   """
 
   hidden_dim: int
+  forget_bias: float = 1.0
 
   def setup(self) -> None:
     """The four gates' matrices, once for x_t and once for h_(t-1)."""
-    self.input = _Weights(4 * self.hidden_dim, bias_init=_forget_bias(4, 1))
+    self.input = _Weights(4 * self.hidden_dim, bias_init=_gate_bias(4, 1, self.forget_bias))
     self.recurrent = _Weights(4 * self.hidden_dim, use_bias=False, kernel_init=_orthogonal_gates)
 
   def __call__(self, carry: Carry, x: jax.Array, mask: jax.Array | None = None) -> tuple[Carry, jax.Array]:
@@ -129,8 +130,10 @@ def _seen(h: jax.Array, mask: jax.Array | None) -> jax.Array:
   return h if mask is None else h * mask
 
 
-def make_cell(kind: CellName, hidden_dim: int, name: str | None = None) -> nn.Module:
+def make_cell(kind: CellName, hidden_dim: int, name: str | None = None, forget_bias: float = 1.0) -> nn.Module:
   """The cell of that kind; "gru" resets after the product, "gru_original" before it.
+
+  Only an LSTM has a forget gate, whose bias starts at `forget_bias`.
 
   Raises:
     ValueError: there is no such cell.
@@ -141,7 +144,7 @@ def make_cell(kind: CellName, hidden_dim: int, name: str | None = None) -> nn.Mo
     case "rnn_relu":
       return SimpleCell(hidden_dim, nn.relu, name=name)
     case "lstm":
-      return LSTMCell(hidden_dim, name=name)
+      return LSTMCell(hidden_dim, forget_bias, name=name)
     case "gru":
       return GRUCell(hidden_dim, name=name)
     case "gru_original":

@@ -245,6 +245,14 @@ def test_a_field_that_makes_no_network_is_refused(field, value):
     RecurrentStack(**{field: value})
 
 
+def test_the_forget_bias_of_every_lstm_layer_starts_where_the_stack_says():
+  stack = RecurrentStack("lstm", hidden_dim=3, num_layers=2, bidirectional=True, forget_bias=0.5)
+  params = stack.init(jax.random.key(0), jnp.zeros((1, 2, 4)))["params"]
+  assert len(params) == 4
+  for layer in params.values():
+    np.testing.assert_array_equal(layer["input"]["bias"], np.repeat([0, 0.5, 0, 0], 3))
+
+
 def test_an_unknown_cell_is_refused_when_the_network_is_built():
   with pytest.raises(ValueError, match="cell 'elman' is none of"):
     jax.eval_shape(RecurrentStack("elman").init, jax.random.key(0), X)
