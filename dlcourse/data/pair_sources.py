@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from dlcourse.data import archives
-from dlcourse.data.sentence_sources import read_table, words_of
+from dlcourse.data.sentence_sources import in_a_row, read_table, words_of
+from dlcourse.data.tfds_text import tfds_pairs
 from dlcourse.errors import UserError, unknown
 
 Pair = tuple[str, str]
@@ -34,26 +35,31 @@ _BLANKS = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "«": '
 
 @dataclasses.dataclass(frozen=True)
 class PairSet:
-  """Pairs of texts in memory, all of one split.
+  """Pairs of texts in memory.
 
   Attributes:
-    pairs: (source, target), no source twice.
+    pairs: (source, target); no source twice where no splits are published.
     description: one line for reports.
     licence: as the source states it, or "none stated".
     citation: paper or address to cite.
+    splits: the published split of each pair, train, validation or test; () where none is published.
   """
 
   pairs: tuple[Pair, ...]
   description: str
   licence: str
   citation: str
+  splits: tuple[str, ...] = ()
 
 
 def load_pairs(name: str) -> PairSet:
   """Loads pairs of texts; of sources that are nearly the same one is left in.
 
+  Published splits stay as they are, but for what is held out: that is not in the training split.
+
   Args:
-    name: "gettext_fr", "aws_operations", or "tsv:FILE" for the user's own.
+    name: "gettext_fr", "aws_operations", "tsv:FILE" for the user's own, or "tfds:NAME" of TensorFlow Datasets,
+      see `tfds_text.tfds_pairs`.
 
   Raises:
     UserError: unknown name, or what the source itself reports.
@@ -63,8 +69,12 @@ def load_pairs(name: str) -> PairSet:
     source = _NAMED[name]()
   elif kind == "tsv" and place:
     source = pair_table(place)
+  elif kind == "tfds" and place:
+    source = tfds_translations(place)
   else:
-    raise unknown("set of pairs", name, [*_NAMED, "tsv:FILE"])
+    raise unknown("set of pairs", name, [*_NAMED, "tsv:FILE", "tfds:NAME"])
+  if source.splits:
+    return source
   pairs = tuple(without_near_repeats(source.pairs))
   dropped = len(source.pairs) - len(pairs)
   return dataclasses.replace(
@@ -138,6 +148,17 @@ def pair_table(place: str) -> PairSet:
     if source.strip() and target.strip():
       pairs.setdefault(source.strip(), target.strip())
   return PairSet(tuple(pairs.items()), f"pairs of {path}", "none stated", "none stated")
+
+
+def tfds_translations(name: str) -> PairSet:
+  """Translations of TensorFlow Datasets.
+
+  Raises:
+    UserError: as `tfds_text.tfds_pairs`.
+  """
+  published = tfds_pairs(name)
+  pairs, splits = in_a_row(published.splits)
+  return PairSet(pairs=tuple(pairs), splits=splits, **published.facts)
 
 
 def read_mo(path: Path) -> Iterator[Pair]:

@@ -9,7 +9,7 @@ from dlcourse.data.batches import Arrays
 from dlcourse.data.pair_sources import Pair, load_pairs
 from dlcourse.data.ragged import side_by_side
 from dlcourse.data.recipe import Data, DataRecipe
-from dlcourse.data.splits import stratified
+from dlcourse.data.splits import published_or_stratified
 from dlcourse.data.token_batches import check_split, teacher_forced, token_data
 from dlcourse.data.tokens import Kind, Tokenizer, train_tokenizer
 from dlcourse.errors import check_at_least
@@ -27,7 +27,8 @@ class Pairs(DataRecipe):
   """Sources [B, S] and targets [B, T] in one vocabulary, learnt from both sides of the training split."""
 
   source: str
-  """gettext_fr (English to French), aws_operations (a manual's text to a headline), or tsv:FILE."""
+  """gettext_fr (English to French), aws_operations (a manual's text to a headline), tsv:FILE, or tfds:NAME
+  (ted_hrlr_translate/pt_to_en)."""
   batch_size: int = 64
   """Pairs in a global batch, over all devices."""
   tokens: Kind = "bpe"
@@ -39,9 +40,9 @@ class Pairs(DataRecipe):
   buckets: int = 8
   """Lengths of batches at most."""
   validation: float = 0.05
-  """Share of the pairs that validates."""
+  """Share of the pairs that validates, where none is published."""
   test: float = 0.1
-  """Share of the pairs that tests."""
+  """Share of the pairs that tests, where no split is published."""
   split_seed: int = 0
   """Seed of the splits."""
 
@@ -64,7 +65,8 @@ class Pairs(DataRecipe):
     source = load_pairs(self.source)
     count = len(source.pairs)
     whole = {"pair": np.arange(count), "label": np.zeros(count, np.int32)}
-    parts = stratified(whole, self.validation, self.test, self.split_seed)
+    shares = self.validation, self.test, self.split_seed
+    parts = published_or_stratified(whole, source.splits, *shares)
     pairs = {name: [source.pairs[index] for index in part["pair"]] for name, part in parts.items()}
     tokenizer = train_tokenizer(
       self.tokens, [text for pair in pairs["train"] for text in pair], self.vocab_size

@@ -5,13 +5,14 @@ import csv
 import dataclasses
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dlcourse.data import archives
 from dlcourse.data.text_sources import read_text
+from dlcourse.data.tfds_text import tfds_sentences
 from dlcourse.errors import UserError, unknown
 
 LARGEST_FIELD = 1 << 24  # symbols of one field of a user's table
@@ -24,7 +25,7 @@ _MAAS = "A. Maas et al.: Learning Word Vectors for Sentiment Analysis, ACL 2011"
 
 @dataclasses.dataclass(frozen=True)
 class SentenceSet:
-  """Labelled sentences in memory, all of one split.
+  """Labelled sentences in memory.
 
   Attributes:
     texts: N sentences, or longer texts.
@@ -33,6 +34,7 @@ class SentenceSet:
     description: one line for reports.
     licence: as the source states it, or "none stated".
     citation: paper or address to cite.
+    splits: the published split of each text, train, validation or test; () where none is published.
   """
 
   texts: tuple[str, ...]
@@ -41,13 +43,17 @@ class SentenceSet:
   description: str
   licence: str
   citation: str
+  splits: tuple[str, ...] = ()
 
 
 def load_sentences(name: str) -> SentenceSet:
   """Loads labelled sentences; what stands in the source more than once is left in once.
 
+  Published splits stay as they are, but for what is held out: that is not in the training split.
+
   Args:
-    name: "rotten_tomatoes", "imdb", "tweets", or "csv:FILE" for the user's own.
+    name: "rotten_tomatoes", "imdb", "tweets", "csv:FILE" for the user's own, or "tfds:NAME" of TensorFlow
+      Datasets, see `tfds_text.tfds_sentences`.
 
   Raises:
     UserError: unknown name, or what the source itself reports.
@@ -57,7 +63,10 @@ def load_sentences(name: str) -> SentenceSet:
     return without_repeats(_NAMED[name]())
   if kind == "csv" and place:
     return without_repeats(labelled_table(place))
-  raise unknown("set of sentences", name, [*_NAMED, "csv:FILE"])
+  if kind == "tfds" and place:
+    found = tfds_texts(place)
+    return found if found.splits else without_repeats(found)
+  raise unknown("set of sentences", name, [*_NAMED, "csv:FILE", "tfds:NAME"])
 
 
 def rotten_tomatoes() -> SentenceSet:
@@ -123,6 +132,41 @@ def labelled_table(place: str) -> SentenceSet:
     licence="none stated",
     citation="none stated",
   )
+
+
+def tfds_texts(name: str) -> SentenceSet:
+  """Labelled texts of TensorFlow Datasets, without tags.
+
+  Raises:
+    UserError: as `tfds_text.tfds_sentences`.
+  """
+  published = tfds_sentences(name)
+  rows, splits = in_a_row(published.splits)
+  return SentenceSet(
+    texts=tuple(_plain(text) for text, _ in rows),
+    labels=np.array([label for _, label in rows], np.int32),
+    splits=splits,
+    **published.facts,
+  )
+
+
+def in_a_row(published: Mapping[str, Sequence[tuple]]) -> tuple[list[tuple], tuple[str, ...]]:
+  """Published splits one after another, without training examples whose text is held out.
+
+  Args:
+    published: split -> examples, which begin with their text.
+
+  Returns:
+    The examples, and the split of each; () where there is a training split alone.
+  """
+  held_out = {words_of(text) for split in published if split != "train" for text, *_ in published[split]}
+  rows = [
+    (split, row)
+    for split, part in published.items()
+    for row in part
+    if split != "train" or words_of(row[0]) not in held_out
+  ]
+  return [row for _, row in rows], tuple(split for split, _ in rows) if len(published) > 1 else ()
 
 
 def read_table(path: Path, delimiter: str) -> list[list[str]]:

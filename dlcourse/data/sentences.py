@@ -9,7 +9,7 @@ from dlcourse.data.batches import Arrays
 from dlcourse.data.ragged import side_by_side
 from dlcourse.data.recipe import Data, DataRecipe
 from dlcourse.data.sentence_sources import load_sentences
-from dlcourse.data.splits import stratified
+from dlcourse.data.splits import published_or_stratified
 from dlcourse.data.token_batches import check_split, token_data
 from dlcourse.data.tokens import Kind, Tokenizer, train_tokenizer
 from dlcourse.data.wordpiece import Subwords, pretrained
@@ -20,10 +20,11 @@ _TIMES = {"inputs": "lengths"}
 
 @dataclasses.dataclass(frozen=True)
 class Sentences(DataRecipe):
-  """Sentences [B, T] with one label each, in stratified splits; the vocabulary is of the training split."""
+  """Sentences [B, T] with one label each, in published or stratified splits; vocabulary of the training one."""
 
   source: str
-  """rotten_tomatoes, imdb, tweets, or csv:FILE with the columns text and label."""
+  """rotten_tomatoes, imdb, tweets, csv:FILE with the columns text and label, or tfds:NAME (imdb_reviews,
+  glue/sst2)."""
   batch_size: int = 64
   """Sentences in a global batch, over all devices."""
   tokens: Kind | Literal["minilm"] = "words"
@@ -36,9 +37,9 @@ class Sentences(DataRecipe):
   buckets: int = 4
   """Lengths of batches at most."""
   validation: float = 0.1
-  """Share of the sentences that validates."""
+  """Share of the sentences that validates, where none is published."""
   test: float = 0.1
-  """Share of the sentences that tests."""
+  """Share of the sentences that tests, where no split is published."""
   split_seed: int = 0
   """Seed of the splits."""
 
@@ -56,7 +57,8 @@ class Sentences(DataRecipe):
     """
     source = load_sentences(self.source)
     whole = {"text": np.arange(len(source.texts)), "label": source.labels}
-    parts = stratified(whole, self.validation, self.test, self.split_seed)
+    shares = self.validation, self.test, self.split_seed
+    parts = published_or_stratified(whole, source.splits, *shares)
     texts = {name: [source.texts[index] for index in part["text"]] for name, part in parts.items()}
     if self.tokens == "minilm":
       tokenizer = pretrained("minilm")

@@ -3,6 +3,8 @@
 A part of a data set is {name: array [N, ...]} with `label` int [N] among them.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dlcourse.data.batches import Arrays
@@ -55,6 +57,36 @@ def stratified(part: Arrays, validation: float, test: float, seed: int) -> dict[
     "validation": rows(rest, in_validation),
     "test": rows(whole, in_test),
   }
+  return _filled(splits)
+
+
+def published_or_stratified(
+  part: Arrays, published: Sequence[str], validation: float, test: float, seed: int
+) -> dict[str, dict[str, np.ndarray]]:
+  """The splits as they are published; of what is not published, stratified shares.
+
+  Args:
+    part: the whole set.
+    published: the split of each example, train, validation or test; () where none is published.
+    validation: share that validates, of the training split where only that and a test split are published.
+    test: see `stratified`.
+    seed: of the order in which examples are dealt out.
+
+  Raises:
+    UserError: a split would be empty.
+  """
+  if not published:
+    return stratified(part, validation, test, seed)
+  names = np.array(published)
+  splits = {name: rows(part, names == name) for name in ("train", "validation", "test")}
+  if "validation" not in published:
+    train = in_random_order(splits["train"], seed + 1)
+    chosen = held_out(train["label"], validation)
+    splits |= {"train": rows(train, ~chosen), "validation": rows(train, chosen)}
+  return _filled(splits)
+
+
+def _filled(splits: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
   for name, split in splits.items():
     if not len(split["label"]):
       raise UserError(f"too few examples, the split {name!r} would be empty; add some, or change its share")

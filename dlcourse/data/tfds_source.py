@@ -1,5 +1,6 @@
 """Image classification sets of TensorFlow Datasets, read and prepared without TensorFlow."""
 
+import contextlib
 import os
 import tarfile
 import types
@@ -33,19 +34,19 @@ def load_tfds(name: str, size: int) -> ImageSet:
     UserError: as `open_tfds`; damaged.
   """
   builder, sources = open_tfds(name)
-  info = builder.info
-  try:
+  with undamaged(builder):
     splits = {split: _read_split(source, size) for split, source in sources.items()}
-  except (RuntimeError, ValueError, OSError) as error:  # array_record raises RuntimeError
-    reason = " ".join(str(error).split())[:200]
-    raise UserError(f"{builder.data_dir} is damaged ({reason}); delete it and prepare it again") from error
-  return ImageSet(splits=splits, **catalogue_entry(info))
+  return ImageSet(splits=splits, **catalogue_entry(builder.info))
 
 
 def catalogue_entry(info: Any) -> dict[str, Any]:
-  """What TFDS says of a set: classes, description, licence and citation of an `ImageSet`."""
+  """What TFDS says of a labelled set: classes, description, licence and citation of an `ImageSet`."""
+  return {"classes": tuple(info.features["label"].names), **origin(info)}
+
+
+def origin(info: Any) -> dict[str, str]:
+  """What TFDS says of any set: description, licence and citation."""
   return {
-    "classes": tuple(info.features["label"].names),
     "description": f"{info.full_name} of TensorFlow Datasets",
     "licence": " ".join((info.redistribution_info.license or "none stated").split()),
     "citation": info.citation or "none stated",
@@ -69,23 +70,68 @@ def open_tfds(name: str, decode: bool = True) -> tuple[Any, dict[str, Any]]:
     UserError: the extra `tfds` is not installed; not prepared and no way to prepare it; not an
       image classification set; not stored as array_record.
   """
-  tfds = _import_tfds()
-  folder = Path(os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR).expanduser()
-  try:
-    builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=folder)
-  except (tfds.core.DatasetNotFoundError, ValueError):
-    builder = _prepare(tfds, name, folder)
+  tfds = import_tfds()
+  builder = find_tfds(name)
   _check_features(tfds, name, builder.info.features)
+  return builder, sources_of(name, builder, None if decode else {"image": tfds.decode.SkipDecoding()})
+
+
+def find_tfds(name: str) -> Any:
+  """The builder of a set that is prepared, or can be here.
+
+  Args:
+    name: see `open_tfds`.
+
+  Raises:
+    UserError: the extra `tfds` is not installed; not prepared and no way to prepare it.
+  """
+  tfds, folder = import_tfds(), _folder()
   try:
-    sources = builder.as_data_source(decoders=None if decode else {"image": tfds.decode.SkipDecoding()})
+    return tfds.core.read_only_builder.builder_from_files(name, data_dir=folder)
+  except (tfds.core.DatasetNotFoundError, ValueError):
+    return _prepare(tfds, name, folder)
+
+
+def sources_of(name: str, builder: Any, decoders: dict[str, Any] | None = None) -> dict[str, Any]:
+  """Split -> a sequence of the examples of a prepared set; reads none of it yet.
+
+  Args:
+    name: see `open_tfds`.
+    builder: of `find_tfds`.
+    decoders: as TFDS takes them; None: its own.
+
+  Raises:
+    UserError: not stored as array_record.
+  """
+  try:
+    sources = builder.as_data_source(decoders=decoders)
   except NotImplementedError as error:
     raise UserError(
-      f"{builder.data_dir} is not stored as array_record; delete it, or {_elsewhere(name, folder)}"
+      f"{builder.data_dir} is not stored as array_record; delete it, or {_elsewhere(name, _folder())}"
     ) from error
-  return builder, {str(split): source for split, source in sources.items()}
+  return {str(split): source for split, source in sources.items()}
 
 
-def _import_tfds() -> types.ModuleType:
+@contextlib.contextmanager
+def undamaged(builder: Any) -> Iterator[None]:
+  """Reading a set that turns out to be damaged is one line that says what to do."""
+  try:
+    yield
+  except (RuntimeError, ValueError, OSError) as error:  # array_record raises RuntimeError
+    reason = " ".join(str(error).split())[:200]
+    raise UserError(f"{builder.data_dir} is damaged ({reason}); delete it and prepare it again") from error
+
+
+def _folder() -> Path:
+  return Path(os.environ.get("TFDS_DATA_DIR") or import_tfds().core.constants.DATA_DIR).expanduser()
+
+
+def import_tfds() -> types.ModuleType:
+  """TensorFlow Datasets.
+
+  Raises:
+    UserError: the extra `tfds` is not installed.
+  """
   try:
     import tensorflow_datasets as tfds
   except ImportError as error:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dlcourse.data.splits import held_out, ranks, stratified
+from dlcourse.data.splits import held_out, published_or_stratified, ranks, stratified
 from dlcourse.errors import UserError
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(3), (600, 300, 100)))
@@ -38,3 +38,18 @@ def test_a_split_without_an_example_is_refused():
   few = {"label": np.zeros(5, np.int32)}
   with pytest.raises(UserError, match="the split 'validation' would be empty"):
     stratified(few, 0.1, 0.3, 0)
+
+
+def test_published_splits_stay_and_only_what_is_missing_is_cut_off():
+  published = np.repeat(["test", "train"], (300, 700)).tolist()
+  splits = published_or_stratified(WHOLE, published, validation=0.1, test=0.5, seed=0)
+  np.testing.assert_array_equal(splits["test"]["number"], np.arange(300))
+  held = np.concatenate([splits["train"]["number"], splits["validation"]["number"]])
+  np.testing.assert_array_equal(np.sort(held), np.arange(300, 1000))
+  assert len(splits["validation"]["number"]) == pytest.approx(70, abs=3)
+  published[500] = "validation"
+  splits = published_or_stratified(WHOLE, published, validation=0.1, test=0.5, seed=0)
+  assert splits["validation"]["number"].tolist() == [500]
+  assert len(splits["train"]["number"]) == 699
+  with pytest.raises(UserError, match="the split 'train' would be empty"):
+    published_or_stratified(WHOLE, ["test"] * 1000, 0.1, 0.1, 0)
