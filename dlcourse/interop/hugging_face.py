@@ -161,6 +161,16 @@ _T5 = Family(
   ),
   spare=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",  # never used
 )
+_T5_GATED = _T5._replace(
+  layers={
+    **_T5.layers,
+    **{
+      f"{side}/layers/*/{ours}": f"{side}.block.*.layer.{number}.DenseReluDense.{theirs}"
+      for side, number in (("encoder", 1), ("decoder", 2))
+      for ours, theirs in (("gate", "wi_0"), ("widen", "wi_1"))
+    },
+  }
+)
 LABELS = frozenset(family.label for family in (_BERT, _GPT2, _T5))
 TRANSFORMERS = (Bert, BertClassifier, BertMasked, LanguageModel, TransformerEncoderDecoder)
 
@@ -196,7 +206,7 @@ def from_hugging_face(
 
   Args:
     model: Bert, BertClassifier, BertMasked; a LanguageModel that is a GPT-2; a TransformerEncoderDecoder that
-      is a T5.
+      is a T5, gated or not.
     variables: of the model, or their shapes alone: {collection: tree}.
     state: the `state_dict` of a BertModel, BertForSequenceClassification, BertForMaskedLM or
       BertForPreTraining, of a GPT2LMHeadModel, of a T5ForConditionalGeneration; key -> array.
@@ -234,7 +244,7 @@ def _family(model: nn.Module) -> Family:
     case LanguageModel(body=Transformer()):
       return _GPT2
     case TransformerEncoderDecoder():
-      return _T5
+      return _T5_GATED if model.layer.gated else _T5
   raise UserError(f"Hugging Face's names are known for BERT, GPT-2 and T5, and {type(model).__name__} is none")
 
 

@@ -48,6 +48,18 @@ class KeysValues(NamedTuple):
   values: jax.Array
 
 
+class Memory(NamedTuple):
+  """What a decoder carries from token to token; every leaf has the batch as leading axis.
+
+  Attributes:
+    cache: keys and values [B, K, S, D] of the places so far, for each layer.
+    time: [B] int, how many these are.
+  """
+
+  cache: tuple[KeysValues, ...]
+  time: jax.Array
+
+
 def visible(
   times: int, lengths: jax.Array | None = None, causal: bool = False, window: int | None = None
 ) -> tuple[jax.Array | None, jax.Array | None]:
@@ -75,6 +87,13 @@ def looking_back(places: jax.Array, keys: jax.Array, window: int | None) -> jax.
   """places [..., T], keys [S] -> [..., T, S] bool: itself and what is before it, `window` at most."""
   before = keys <= places[..., None]
   return before if window is None else before & (keys > places[..., None] - window)
+
+
+def further(memory: Memory, count: int, window: int | None = None) -> tuple[Seen, jax.Array, jax.Array]:
+  """What as many places after those in a memory see, where they are [B, T], and where its keys are [S]."""
+  places = memory.time[:, None] + jnp.arange(count)
+  room = jnp.arange(memory.cache[0].keys.shape[2])
+  return Seen(mask=looking_back(places, room, window)[:, None], start=memory.time), places, room
 
 
 def scaled_dot_product(
@@ -227,13 +246,13 @@ class MultiHeadAttention(nn.Module):
     Args:
       x: [B, T, M].
       source: of `look_at`.
-      mask: [B, 1, 1, S] bool.
+      mask: [B, S] bool, which places of it there are.
 
     Returns:
       [B, T, M], and the weights, a mean over the heads: [B, T, S].
     """
     query = self._heads(self.query(x), self.num_heads)
-    context, weights = scaled_dot_product(query, *source, mask, scale=self._scale())
+    context, weights = scaled_dot_product(query, *source, mask[:, None, None], scale=self._scale())
     return self._joined(context), weights.mean(axis=1)
 
   def _attend(self, query: jax.Array, own: KeysValues, seen: Seen) -> jax.Array:

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from dlcourse.errors import UserError, check_at_least, check_below_one
-from dlcourse.models.attention import Seen, looking_back, visible
+from dlcourse.models.attention import Memory, Seen, further, visible
 from dlcourse.models.dense import Dense, Embed
 from dlcourse.models.positions import Positions
 from dlcourse.models.seq2seq import Source
 from dlcourse.models.sequence import counted
-from dlcourse.models.transformer import Layer, Memory, Placed, Stack, check_attention, empty_memory
+from dlcourse.models.transformer import Layer, Placed, Stack, check_attention, empty_memory
 
 
 class TransformerEncoderDecoder(nn.Module):
@@ -62,7 +62,8 @@ class TransformerEncoderDecoder(nn.Module):
 
   def setup(self) -> None:
     """The embedding, and positions and layers of both sides."""
-    initial = nn.initializers.normal(1.0 if self.scale == "logits" else self.layer.hidden_dim**-0.5)
+    whole = self.scale == "logits" or (self.scale == "none" and not self.tied)  # as both versions of T5 begin
+    initial = nn.initializers.normal(1.0 if whole else self.layer.hidden_dim**-0.5)
     self.embed = Embed(self.vocab_size, self.layer.hidden_dim, embedding_init=initial)
     self.encoder_placed = Placed(self.layer, self.positions, True, self.max_length)
     self.encoder = Stack(self.layer, self.num_layers)
@@ -117,9 +118,7 @@ class TransformerEncoderDecoder(nn.Module):
 
   def step(self, source: Source, state: Memory, token: jax.Array) -> tuple[Memory, jax.Array, jax.Array]:
     """One token: source, state, token [B] int -> state, logits [B, V] of the next one, weights [B, S]."""
-    places, room = state.time[:, None], jnp.arange(state.cache[0].keys.shape[2])
-    seen = Seen(mask=looking_back(places, room, None)[:, None], start=state.time)
-    x, seen = self.decoder_placed(self._embedded(token[:, None]), seen, places, room)
+    x, seen = self.decoder_placed(self._embedded(token[:, None]), *further(state, 1))
     x, cache, weights = self.decoder.go_on(x, seen, state.cache, source.keys, source.mask)
     return Memory(cache, state.time + 1), self._logits(x)[:, 0], weights[:, 0]
 

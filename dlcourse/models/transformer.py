@@ -8,7 +8,7 @@ of a head, L layers.
 """
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -18,10 +18,11 @@ from dlcourse.errors import UserError, check_at_least, check_below_one
 from dlcourse.models.attention import (
   KeysValues,
   Kind,
+  Memory,
   MultiHeadAttention,
   Seen,
   check_heads,
-  looking_back,
+  further,
   visible,
 )
 from dlcourse.models.dense import Dense
@@ -50,6 +51,8 @@ class Layer:
   """Width between the two dense layers; None: 4 hidden_dim."""
   activation: Activation = "gelu"
   """Between the two dense layers."""
+  gated: bool = False
+  """Whether a third dense layer, activated, multiplies the first, which then is linear (Shazeer, 2020)."""
   norm_first: bool = True
   """Norms before each part and one at the end (Xiong et al., 2020); else after each sum, as in 2017."""
   norm: Literal["layer", "rms"] = "layer"
@@ -98,10 +101,9 @@ class Layer:
       jnp.dtype(self.compute),
     )
 
-  def make_norm(self, name: str | None = None) -> nn.Module:
+  def make_norm(self) -> nn.Module:
     """A norm of this layer."""
-    kind = nn.LayerNorm if self.norm == "layer" else nn.RMSNorm
-    return kind(self.epsilon, name=name)
+    return nn.LayerNorm(self.epsilon) if self.norm == "layer" else nn.RMSNorm(self.epsilon)
 
 
 class Block(nn.Module):
@@ -123,6 +125,8 @@ class Block(nn.Module):
       self.source_attention, self.source_norm = layer.make_attention(exact=True), layer.make_norm()
     dense = {"use_bias": layer.bias, "dtype": jnp.dtype(layer.compute)}
     self.widen = Dense(layer.mlp_dim or 4 * layer.hidden_dim, **dense)
+    if layer.gated:
+      self.gate = Dense(layer.mlp_dim or 4 * layer.hidden_dim, **dense)
     self.narrow = Dense(layer.hidden_dim, **dense)
     self.mlp_norm = layer.make_norm()
     self.drop = nn.Dropout(layer.dropout)
@@ -139,7 +143,7 @@ class Block(nn.Module):
     Args:
       x: [B, T, M].
       own: this layer's cache, and its keys and values of the source.
-      shared: who sees whom, and the mask of the source [B, 1, 1, S].
+      shared: who sees whom, and which places of the source there are [B, S] bool.
       train: whether to drop out.
 
     Returns:
@@ -152,12 +156,17 @@ class Block(nn.Module):
     if self.across:
       y, weights = self.source_attention.across(self._before(self.source_norm, x), source, source_mask)
       x = self._added(self.source_norm, x, y, train)
-    y = self.narrow(activate(self.layer.activation, self.widen(self._before(self.mlp_norm, x))))
+    y = self.narrow(self._widened(self._before(self.mlp_norm, x)))
     return self._added(self.mlp_norm, x, y, train), (cache, weights)
 
   def look_at(self, source: jax.Array) -> tuple[jax.Array, KeysValues]:
     """source [B, S, M] -> itself, and what this layer sees of it."""
     return source, self.source_attention.look_at(source)
+
+  def _widened(self, x: jax.Array) -> jax.Array:
+    if self.layer.gated:
+      return activate(self.layer.activation, self.gate(x)) * self.widen(x)
+    return activate(self.layer.activation, self.widen(x))
 
   def _before(self, norm: nn.Module, x: jax.Array) -> jax.Array:
     return norm(x) if self.layer.norm_first else x
@@ -218,8 +227,7 @@ class Stack(nn.Module):
     Returns:
       [B, T, M], and the weights [B, T, S] of the source's places in the last layer.
     """
-    mask = None if source_mask is None else source_mask[:, None, None]
-    x, (_, weights) = self.layers(x, (None, source), (seen, mask), train)
+    x, (_, weights) = self.layers(x, (None, source), (seen, source_mask), train)
     return self._normed(x), None if weights is None else weights[:, -1]
 
   def go_on(
@@ -234,13 +242,12 @@ class Stack(nn.Module):
 
     The layers are not scanned: that would copy all caches for every token.
     """
-    mask = None if source_mask is None else source_mask[:, None, None]
     block = Block(self.layer, self.causal, self.across, self.max_length, parent=None)
     kept, weights = [], None
     for i, own in enumerate(cache):
       variables = jax.tree.map(lambda leaf, i=i: leaf[i], dict(self.layers.variables))
       of_source = jax.tree.map(lambda leaf, i=i: leaf[:, i], source)
-      x, (own, weights) = block.apply(variables, x, (own, of_source), (seen, mask), False)
+      x, (own, weights) = block.apply(variables, x, (own, of_source), (seen, source_mask), False)
       kept.append(own)
     return self._normed(x), tuple(kept), weights
 
@@ -250,18 +257,6 @@ class Stack(nn.Module):
   def look_at(self, source: jax.Array) -> KeysValues:
     """source [B, S, M] -> what every layer sees of it, [B, L, S, K, D]."""
     return self.layers.look_at(source)[1]
-
-
-class Memory(NamedTuple):
-  """What a decoder carries from token to token; every leaf has the batch as leading axis.
-
-  Attributes:
-    cache: keys and values [B, K, S, D] of the places so far, for each layer.
-    time: [B] int, how many these are.
-  """
-
-  cache: tuple[KeysValues, ...]
-  time: jax.Array
 
 
 def empty_memory(layer: Layer, num_layers: int, batch_size: int, steps: int) -> Memory:
@@ -397,10 +392,7 @@ class Transformer(nn.Module):
     return Encoded(x, x[jnp.arange(batch), jnp.maximum(ends - 1, 0)], ())
 
   def _continued(self, x: jax.Array, memory: Memory) -> tuple[jax.Array, Memory]:
-    places = memory.time[:, None] + jnp.arange(x.shape[1])  # [B, T]
-    room = jnp.arange(memory.cache[0].keys.shape[2])
-    seen = Seen(mask=looking_back(places, room, self.window)[:, None], start=memory.time)
-    x, seen = self.placed(x, seen, places, room)
+    x, seen = self.placed(x, *further(memory, x.shape[1], self.window))
     x, cache, _ = self.stack.go_on(x, seen, memory.cache)
     return x, Memory(cache, memory.time + x.shape[1])
 

@@ -232,7 +232,7 @@ class ModelLanguage(TaskRecipe):
   """How it is trained."""
 
   def build(self, spec: Spec, steps: int) -> Task:
-    """Cross-entropy per symbol, in nats; padding is masked."""
+    """Cross-entropy per symbol, in nats, and in bits per character of longer ones; padding is masked."""
     model = complete(self.model, spec)
 
     def call(module, carry, batch, train):
@@ -240,6 +240,9 @@ class ModelLanguage(TaskRecipe):
 
     def objective(logits, batch):
       total, weight, measured = cross_entropy(logits, batch["targets"], batch["mask"])
+      if "characters" in batch:
+        bits, characters = total / jnp.log(2.0), jnp.sum(batch["characters"] * batch["mask"])
+        measured |= {"bits_per_character": metrics.Mean(bits, characters)}
       return total, weight, measured | {"perplexity": metrics.Perplexity(total, weight)}
 
     def generate(state, key, request):

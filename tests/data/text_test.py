@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dlcourse.data.text import Text
+from dlcourse.data.text import Text, characters_of
 from dlcourse.errors import UserError
 
 B, T = 3, 8
@@ -167,3 +167,53 @@ def test_every_symbol_of_a_conditional_text_comes_with_its_document(folder, data
   assert seen == {0, 1}
   assert "condition" not in data.batch(0, 0)
   np.testing.assert_array_equal(told.batch(0, 3)["tokens"], data.batch(0, 3)["tokens"])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+  """A file in which words repeat, with symbols that only the held-out end has."""
+  path = tmp_path_factory.mktemp("words") / "x.txt"
+  rng = np.random.default_rng(0)
+  words = [" ".join(rng.choice(["the", "cat", "sat", "there"], 6)) + "\n\n" for _ in range(200)]
+  path.write_text("".join(words) + "naïve 猫 😀\n" * 60, encoding="utf-8")
+  return path
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_parts_of_words_give_the_text_back_and_count_its_characters(written, kind):
+  text = written.read_text(encoding="utf-8")
+  data = Text(f"file:{written}", batch_size=2, seq_len=8, tokens=kind, vocab_size=300).build()
+  assert data.spec.tokenizer.vocabulary == data.spec.vocabulary
+  start, end = round(len(text) * 0.9), len(text)
+  parts = {"validation": text[start : (start + end) // 2], "test": text[(start + end) // 2 :]}
+  for split, expected in parts.items():
+    tokens, targets, mask = held_out(data, split)
+    counts = np.concatenate([batch["characters"] for batch in data.eval_batches(split)])
+    numbers = [int(tokens.flat[0]), *targets[mask > 0].tolist()]
+    assert data.spec.decode(numbers) == expected
+    assert len(numbers) == data.sizes[split]
+    assert data.spec.encode(expected, "x").tolist() == numbers
+    # The first token is predicted by nothing, and so are its characters not counted.
+    assert counts[mask > 0].sum() == len(expected) - characters_of(data.spec.tokenizer)[numbers[0]]
+  batch = data.batch(0, 3)
+  assert batch["characters"].max() > 1
+  np.testing.assert_array_equal(batch["characters"], characters_of(data.spec.tokenizer)[batch["targets"]])
+  assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
+    name: (x.shape, x.dtype) for name, x in data.spec.batch.items()
+  }
+
+
+def test_parts_of_words_come_with_their_document(tmp_path):
+  for name in ("one", "two"):
+    (tmp_path / f"{name}.txt").write_text(f"{name} " * 300)
+  fields = {"batch_size": 2, "seq_len": 4, "tokens": "bpe", "vocab_size": 280, "held_out": 0.3}
+  told = Text(f"file:{tmp_path}", conditional=True, **fields).build()
+  for batch in told.eval_batches("test"):
+    for document, title in enumerate(told.spec.classes):
+      inside = (batch["condition"] == document) & (batch["mask"] > 0)
+      assert set(told.spec.decode(batch["tokens"][inside])) <= set(title + " ")
+
+
+def test_a_vocabulary_without_room_for_bytes_is_refused(written):
+  with pytest.raises(UserError, match="vocab_size=100 is too small"):
+    Text(f"file:{written}", tokens="bpe", vocab_size=100).build()

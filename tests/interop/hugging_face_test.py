@@ -20,7 +20,7 @@ from dlcourse.models.encoder_decoder import TransformerEncoderDecoder
 from dlcourse.models.gpt import gpt
 from dlcourse.models.recurrent import RecurrentStack
 from dlcourse.models.sequence import LanguageModel
-from dlcourse.models.t5 import t5
+from dlcourse.models.t5 import t5, t5_v1_1
 from dlcourse.models.transformer import Layer, Transformer
 from dlcourse.tasks import decoding
 from dlcourse.tasks.supervised import sample_tokens
@@ -39,6 +39,7 @@ MODELS = {
   "BertForMaskedLM": BertMasked(BODY),
   "GPT2LMHeadModel": gpt(8, 2, 3, max_length=16).clone(vocab_size=V),
   "T5ForConditionalGeneration": t5(8, 2, 12, 2, head_dim=6).clone(num_decoder_layers=3, vocab_size=V),
+  "T5ForConditionalGeneration 1.1": t5_v1_1(8, 2, 12, 2, head_dim=6).clone(num_decoder_layers=3, vocab_size=V),
 }
 
 
@@ -75,6 +76,12 @@ def torch():
   return importlib.import_module("torch")
 
 
+def built(kind, config):
+  network = kind(config).eval()
+  network.set_input_embeddings(network.get_input_embeddings())  # of both sides, in T5 1.1 not of the output too
+  return network
+
+
 @functools.cache
 def theirs(name):
   """A network of `transformers` in which every number is random, and its arrays."""
@@ -82,7 +89,9 @@ def theirs(name):
   family = {"B": "bert", "G": "gpt2", "T": "t5"}[name[0]]
   configuration = getattr(importlib.import_module(f"transformers.models.{family}"), _CONFIGURATIONS[family][0])
   module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
-  network = getattr(module, name)(configuration(vocab_size=V, **_CONFIGURATIONS[family][1])).eval()
+  config = configuration(vocab_size=V, **_CONFIGURATIONS[family][1], **(_GATED if "1.1" in name else {}))
+  config.tie_word_embeddings &= "1.1" not in name  # `transformers` 5 ties what it reads a configuration for
+  network = built(getattr(module, name.split()[0]), config)
   generator = torch.Generator().manual_seed(0)
   with torch.no_grad():
     for key, parameter in network.named_parameters():
@@ -120,6 +129,9 @@ _CONFIGURATIONS = {
     },
   ),
 }
+
+
+_GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
 
 def filled(name):
@@ -169,8 +181,8 @@ def test_gpt_2_gives_the_same_logits_and_goes_on_with_the_same_tokens(torch):
 
 
 @pytest.mark.parity
-def test_t5_gives_the_same_logits_and_the_same_answers(torch):
-  name = "T5ForConditionalGeneration"
+@pytest.mark.parametrize("name", ["T5ForConditionalGeneration", "T5ForConditionalGeneration 1.1"])
+def test_t5_gives_the_same_logits_and_the_same_answers(torch, name):
   model, network, variables = MODELS[name], theirs(name)[0], filled(name)
   tokens, mask = torch.tensor(TOKENS), torch.tensor(INSIDE)
   logits, _ = outputs(model, variables)
@@ -203,7 +215,7 @@ def test_a_state_comes_back_as_it_was_and_is_all_that_transformers_needs(torch, 
   back = as_hugging_face(MODELS[name], filled(name))
   state = {key: array for key, array in state.items() if not key.startswith("pooler.")}  # a head
   chex.assert_trees_all_equal(back, {key: state[key] for key in back})
-  other = type(network)(network.config)
+  other = built(type(network), network.config)
   other.load_state_dict({key: torch.tensor(np.array(array)) for key, array in back.items()}, strict=False)
   found = other.state_dict()
   chex.assert_trees_all_equal({key: found[key].numpy() for key in state}, state)
@@ -340,6 +352,11 @@ def test_files_with_other_prefixes_copies_and_heads_are_the_same(name, change):
       "T5ForConditionalGeneration",
       lambda state: state.update({"encoder.block.0.layer.1.DenseReluDense.wi_0.weight": np.ones((12, 8))}),
       "no place for, the first 'encoder.block.0.layer.1.DenseReluDense.wi_0.weight'",
+    ),
+    (
+      "T5ForConditionalGeneration 1.1",
+      lambda state: state.pop("decoder.block.2.layer.2.DenseReluDense.wi_1.weight"),
+      "1 missing, the first 'decoder.block.2.layer.2.DenseReluDense.wi_1.weight'",
     ),
   ],
 )

@@ -37,7 +37,9 @@ def run(model, x=X, lengths=None):
 EVERY = [
   *(body(positions=positions) for positions in POSITIONS),
   body(causal=True, positions="rotary"),
-  body(layer=Layer(M, 2, norm_first=False, norm="rms", bias=False, scaled=False, activation="relu")),
+  body(
+    layer=Layer(M, 2, norm_first=False, norm="rms", bias=False, scaled=False, activation="relu", gated=True)
+  ),
   body(layer=Layer(M, 2, attention="performer", attention_size=16)),
   body(layer=Layer(M, 2, attention="performer", attention_size=16), causal=True),
   body(layer=Layer(M, 2, attention="linformer", attention_size=4)),

@@ -226,6 +226,16 @@ def test_perplexity_is_exp_of_the_loss_over_the_symbols_that_count(language):
   assert task.eval_step(uniform, None, TEXT_BATCH)["perplexity"].value() == pytest.approx(V, rel=1e-5)
 
 
+def test_bits_of_a_token_are_shared_by_its_characters(language):
+  task, state, _ = language
+  measured = task.eval_step(state, None, TEXT_BATCH)
+  assert "bits_per_character" not in measured
+  characters = np.arange(TEXT_BATCH["mask"].size, dtype=np.float32).reshape(TEXT_BATCH["mask"].shape)
+  found = task.eval_step(state, None, {**TEXT_BATCH, "characters": characters})["bits_per_character"].value()
+  nats = float(measured["loss"].total)
+  assert found == pytest.approx(nats / np.log(2) / (characters * TEXT_BATCH["mask"]).sum(), rel=1e-5)
+
+
 def request(tokens, given, temperature):
   return {
     "tokens": np.asarray(tokens, np.int32),
