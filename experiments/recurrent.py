@@ -43,9 +43,9 @@ _SHORT = ("--data.buckets=1", "--data.longest=8", "--data.vocab_size=500")
 def char_lstm() -> Experiment:
   """LSTM language model on the characters of Shakespeare (H3.9, H3.11.4); --task.model.body.cell for others.
 
-  Result: test 2.33 bits a character, 1.62 nats (1 seed), 4.3 min on one core of a busy 2-core AMD EPYC;
+  Result: test 2.30 bits a character, 1.591 nats (1 seed), 4.4 min on one core of a busy 2-core AMD EPYC;
   `dlcourse train recurrent.char_lstm`. With --task.model.body.cell=gru 2.19 bits and 3.2 min, with rnn 2.37
-  bits and 1.4 min.
+  bits and 1.4 min. With --task.model.body.forget_bias=1, which remembers from the start, 2.33 bits.
   """
   return Experiment(
     data=Text("shakespeare", batch_size=32, seq_len=128),
@@ -65,7 +65,11 @@ def char_lstm() -> Experiment:
 
 
 def conditional_lm() -> Experiment:
-  """LSTM language model that is told which work of Shakespeare it writes (H3.7.5, H3.11.4)."""
+  """LSTM language model that is told which work of Shakespeare it writes (H3.7.5, H3.11.4).
+
+  Result: test 2.25 bits a character, 1.562 nats (1 seed; 2.30 untold), 4.3 min on one core of a busy 2-core AMD
+  EPYC; `dlcourse train recurrent.conditional_lm`.
+  """
   return dataclasses.replace(
     char_lstm(), data=Text("shakespeare", batch_size=32, seq_len=128, conditional=True)
   )
@@ -489,7 +493,11 @@ def gradient_flow() -> Study:
 
 
 def seeds_and_order() -> Study:
-  """How far results of one network spread over initialisations and orders of presentation (H3.8.4)."""
+  """How far results of one network spread over initialisations and orders of presentation (H3.8.4).
+
+  Result: accuracy of 5 seeds with 95 % interval 77.8 % ± 1.1 (LSTM), 76.9 ± 1.0 (GRU), 63.6 ± 2.2 (simple
+  cell), 12 min on one core of a busy 2-core AMD EPYC; `dlcourse study recurrent.seeds_and_order`.
+  """
   return Study(
     runs=tuple(
       Run(cell, "recurrent.sentiment_bilstm", (f"--task.model.body.cell={cell}",), seed)
