@@ -28,7 +28,7 @@ class Best:
   """Which checkpoint is the best one, and when to give up waiting for a better one (H1.4.5)."""
 
   metric: str | None = "loss"
-  """A metric of the validation split; None: the last checkpoint is the best."""
+  """A metric of the validation split, or a scalar of a monitor; None: the last checkpoint is the best."""
   mode: Literal["min", "max"] | None = None
   """Whether smaller or larger is better; None: smaller for a loss, and to be said for anything else."""
   patience: int | None = None
@@ -65,6 +65,8 @@ class Experiment:
   in the folder `init` of the workdir, on the same --data; None: random numbers."""
   evaluators: tuple[Evaluator, ...] = ()
   """What is measured and drawn after training, on the test split."""
+  monitors: tuple[Evaluator, ...] = ()
+  """What is measured on the validation split at every evaluation, too; its figures go into `progress/`."""
   best: Best = Best()
   """Which checkpoint is kept as the best."""
   log_every: int = 50

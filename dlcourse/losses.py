@@ -1,9 +1,14 @@
 """Losses that optax does not have, each per example: reduction and masking belong to the task."""
 
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
 import optax
+
+from dlcourse.parallel import global_sum
 
 
 def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -52,3 +57,92 @@ def real_fake_nll(logits: jax.Array, real: float) -> jax.Array:
     [B] nats.
   """
   return optax.sigmoid_binary_cross_entropy(logits, jnp.full_like(logits, real))
+
+
+class Game(NamedTuple):
+  """What the two players of a GAN minimise, each a function of [B] outputs of the discriminator.
+
+  Attributes:
+    real: (outputs of real images, label) -> [B], of the discriminator.
+    fake: outputs of fakes -> [B], of the discriminator.
+    generator: outputs of fakes -> [B], of the generator.
+    score: outputs -> what a person reads: the probability of being real, or the output itself.
+    labelled: whether `real` heeds its label, so that it can be smoothed.
+  """
+
+  real: Callable
+  fake: Callable
+  generator: Callable
+  score: Callable
+  labelled: bool = False
+
+
+def _likelihood(generator: Callable) -> Game:
+  return Game(real_fake_nll, lambda x: real_fake_nll(x, 0.0), generator, jax.nn.sigmoid, labelled=True)
+
+
+def _squares(outputs: jax.Array, label: float) -> jax.Array:
+  return 0.5 * jnp.square(outputs - label)
+
+
+GameName = Literal["non_saturating", "minimax", "least_squares", "hinge", "wasserstein"]
+GAMES: dict[GameName, Game] = {
+  # Goodfellow et al. (2014), section 3: the generator maximises log D(G(z)) ...
+  "non_saturating": _likelihood(lambda x: real_fake_nll(x, 1.0)),
+  # ... where the value function itself, log(1 - D(G(z))), has no slope if D is sure (H4.4.1, H4.5.2).
+  "minimax": _likelihood(lambda x: -jax.nn.softplus(x)),
+  # Mao et al. (2017), arXiv:1611.04076, equation 9.
+  "least_squares": Game(
+    _squares, lambda x: _squares(x, 0.0), lambda x: _squares(x, 1.0), lambda x: x, labelled=True
+  ),
+  # Miyato et al. (2018), arXiv:1802.05957, equations 16 and 17.
+  "hinge": Game(lambda x, _: jax.nn.relu(1 - x), lambda x: jax.nn.relu(1 + x), jnp.negative, lambda x: x),
+  # Arjovsky et al. (2017), arXiv:1701.07875 (H4.7.3).
+  "wasserstein": Game(lambda x, _: -x, lambda x: x, jnp.negative, lambda x: x),
+}
+
+
+def squared_slopes(critic: Callable, at: jax.Array) -> jax.Array:
+  """||slope||² of a critic at each of its inputs; half of it is R1 (Mescheder et al., 2018, equation 9).
+
+  Args:
+    critic: [B, ...] -> [B], each output a function of its own input alone.
+    at: [B, ...].
+
+  Returns:
+    [B].
+  """
+  slopes = jax.grad(lambda x: critic(x).sum())(at)
+  return jnp.square(slopes.reshape(slopes.shape[0], -1)).sum(axis=1)
+
+
+def one_lipschitz_penalty(critic: Callable, real: jax.Array, fake: jax.Array, share: jax.Array) -> jax.Array:
+  """(||slope|| - 1)² between real and fake images (Gulrajani et al., 2017, arXiv:1704.00028; H4.6.5).
+
+  Args:
+    critic: see `squared_slopes`.
+    real, fake: [B, ...].
+    share: [B] in [0, 1], where on the way from fake to real.
+
+  Returns:
+    [B]; where the critic is flat it is 1, and has no gradient.
+  """
+  share = share.reshape(-1, *[1] * (real.ndim - 1))
+  squares = squared_slopes(critic, share * real + (1 - share) * fake)
+  norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
+  return jnp.square(norms - 1)
+
+
+def mean_distance(real: jax.Array, fake: jax.Array, mask: jax.Array) -> jax.Array:
+  """||mean real - mean fake||² over the global batch (Salimans et al., 2016, arXiv:1606.03498; H4.6.1).
+
+  Args:
+    real, fake: features [B, ...].
+    mask: [B], 1 = counts.
+
+  Returns:
+    [].
+  """
+  weight = mask.reshape(-1, *[1] * (real.ndim - 1))
+  difference = global_sum((weight * (real - fake)).sum(axis=0)) / global_sum(mask.sum())
+  return jnp.square(difference).sum()

@@ -42,7 +42,7 @@ FSDP_RULES = (
 # Of two dense layers in a row the first is split by its outputs and the second by its inputs, so that only
 # what the second gives has to be summed over the devices.
 TENSOR_RULES = (
-  (r"\['layers'\]\['((source_)?attention'\]\['(query|key|value)|widen)'\]\['(kernel|bias)'\]$", -1),
+  (r"\['layers'\]\['((source_)?attention'\]\['(query|key|value)|widen|gate)'\]\['(kernel|bias)'\]$", -1),
   (r"\['layers'\]\['((source_)?attention'\]\['out|narrow)'\]\['kernel'\]$", -2),
 )
 
@@ -255,6 +255,11 @@ class Program(NamedTuple):
   state: PyTree
   devices: int
   task: Any
+
+  @property
+  def conditional(self) -> bool:
+    """That of the task."""
+    return self.task.conditional
 
 
 def compile_task(task, batch: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, mode: Mode) -> Program:

@@ -65,6 +65,7 @@ class Task(NamedTuple):
     stream: (state, carry, chunk [B, T, ...]) -> (carry, outputs [B, T, ...]), where the network reads a
       sequence once, from its start: what `predict` gives, in parts of any size. The first carry is None.
     precompute: (state, data) -> data in which what training never changes has been computed once.
+    conditional: whether `generate` is told the class of each sample, as "label" [N].
   """
 
   init: Callable
@@ -75,6 +76,7 @@ class Task(NamedTuple):
   network: Network | None = None
   stream: Callable | None = None
   precompute: Callable | None = None
+  conditional: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dlcourse import metrics, workdir
 from dlcourse.checkpoint import Checkpoints, Progress
 from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError, described, own_line, unknown
-from dlcourse.evaluators import measure
+from dlcourse.evaluators import Report, measure
 from dlcourse.experiment import Best, Experiment, Options, catalogue, load
 from dlcourse.parallel import Mode, Program, batch_size, compile_task, make_mesh
 from dlcourse.progress import Display
@@ -29,6 +29,7 @@ _SHARED, _NOT_SHARED = ("--data.", "--task.model."), "--data.augment"
 class Session(NamedTuple):
   """What the loop works with."""
 
+  path: pathlib.Path
   experiment: Experiment
   options: Options
   data: Data
@@ -69,7 +70,7 @@ def train(
       data = program.task.precompute(state, data)
     log = workdir.MetricsLog(path, int(state.step))
     with contextlib.closing(log), Display(name, int(state.step), experiment.steps) as display:
-      loop(Session(experiment, options, data, program, checkpoints, log, display), state, progress)
+      loop(Session(path, experiment, options, data, program, checkpoints, log, display), state, progress)
 
 
 def _save_tokenizer(path: pathlib.Path, data: Data) -> None:
@@ -140,7 +141,7 @@ def loop(session: Session, state: TrainState, progress: Progress) -> None:
       log.write(step, "train", values | {"seconds": round(time.perf_counter() - started, 4)})
       pending, started = [], time.perf_counter()
     if evaluates:
-      values = measure(program, state, data, "validation")
+      values = measure(program, state, data, "validation") | monitor(session, state, step)
       _check_finite(step, values)
       display.show(step, "validation", values)
       log.write(step, "validation", values)
@@ -149,6 +150,30 @@ def loop(session: Session, state: TrainState, progress: Progress) -> None:
       started = time.perf_counter()
   if gave_up(experiment.best, progress):
     display.note(f"stopped at step {step}: no better {experiment.best.metric} since {progress.best_step}")
+
+
+def monitor(session: Session, state: TrainState, step: int) -> dict[str, float]:
+  """What the monitors say of the validation split; their figures are kept in the workdir."""
+  data, key = on_validation(session.data), jax.random.key(session.options.seed)
+  scalars: dict[str, float] = {}
+  if session.experiment.monitors:
+    from dlcourse.report.write import save  # which a training without them need not wait for
+  for index, each in enumerate(session.experiment.monitors):
+    said = each(session.program, state, data, jax.random.fold_in(key, index))
+    scalars |= said.scalars
+    if jax.process_index() == 0:
+      figures = {f"{step:07d}_{name}": figure for name, figure in said.figures.items()}
+      save(Report(figures=figures), session.path / "progress")
+  return scalars
+
+
+def on_validation(data: Data) -> Data:
+  """The data as evaluators see it that take its validation split for the test split."""
+
+  def eval_batches(split):
+    return data.eval_batches("validation" if split == "test" else split)
+
+  return data._replace(eval_batches=eval_batches)
 
 
 def _check_finite(step: int, values: dict[str, float]) -> None:
@@ -186,6 +211,8 @@ def judge(best: Best, progress: Progress, step: int, values: dict[str, float]) -
   """The progress after an evaluation."""
   if best.metric is None:
     return Progress(best_step=step)
+  if best.metric not in values:
+    raise unknown("metric of --best.metric", best.metric, values)
   if best.improves(values[best.metric], progress.best_value):
     return Progress(best_step=step, best_value=values[best.metric])
   return dataclasses.replace(progress, waited=progress.waited + 1)
@@ -218,7 +245,7 @@ def assemble(
     task = experiment.task.build(data.spec, experiment.steps)
     program = compile_task(task, data.spec.batch, mesh, mode)
     names = jax.eval_shape(task.eval_step, program.state, jax.random.key(0), data.spec.batch)
-  if experiment.best.metric not in (None, *names):
+  if experiment.best.metric not in (None, *names) and not experiment.monitors:
     raise unknown("metric of --best.metric", experiment.best.metric, names)
   return data, program
 

@@ -1,11 +1,36 @@
 """Chapter 4: generative adversarial networks."""
 
+from dlcourse.data.augment import Shift
 from dlcourse.data.images import Images
+from dlcourse.data.points import Gaussians
+from dlcourse.evaluators.image_quality import ImageQuality
+from dlcourse.evaluators.points import ModeCoverage
 from dlcourse.evaluators.samples import SampleGrid
-from dlcourse.experiment import Best, Experiment
+from dlcourse.experiment import Best, Experiment, Run, Study
+from dlcourse.models import mlp_gan, stylegan
 from dlcourse.models.dcgan import Discriminator, Generator
-from dlcourse.optim import Adam
+from dlcourse.optim import Adam, RmsProp
+from dlcourse.study import mean_by_label
 from dlcourse.tasks.adversarial import Compete
+
+_SMALLEST = (
+  *("--data.folds=50", "--data.per_class=10", "--data.batch_size=8", "--steps=2"),
+  *("--evaluators.0.samples=4", "--evaluators.1.samples=10", "--monitors.0.samples=4"),
+)
+_NARROW = ("--task.generator.width=4", "--task.discriminator.width=4")
+
+
+def _on_digits(task: Compete, steps: int, small: tuple[str, ...] = _NARROW, batch_size: int = 64) -> Experiment:
+  return Experiment(
+    data=Images("mnist_5k", batch_size=batch_size, size=32, scale="symmetric"),
+    task=task,
+    evaluators=(SampleGrid(), ImageQuality()),
+    monitors=(SampleGrid(),),
+    best=Best(None),
+    steps=steps,
+    eval_every=500,
+    small=(*_SMALLEST, *small),
+  )
 
 
 def dcgan() -> Experiment:
@@ -14,24 +39,126 @@ def dcgan() -> Experiment:
   Result: D(x) 0.73 on test digits, D(G(z)) 0.21 (3 seeds); samples in experiments/results/dcgan_samples.png;
   6.1 min each, busy 2-core AMD EPYC; `dlcourse study overview.slices`.
   """
-  return Experiment(
-    data=Images("mnist_5k", batch_size=64, size=32, scale="symmetric"),
-    task=Compete(
+  return _on_digits(
+    Compete(
       generator=Generator(latent_dim=64, width=32),
       discriminator=Discriminator(width=32),
       generator_optimizer=Adam(learning_rate=2e-4, b1=0.5),
       discriminator_optimizer=Adam(learning_rate=2e-4, b1=0.5),
       ema_decay=0.995,  # 0.999 still holds the noise of the first steps after 2,500
     ),
-    evaluators=(SampleGrid(),),
-    best=Best(None),
     steps=4_000,
-    eval_every=500,
-    small=(
-      *("--data.folds=50", "--data.per_class=10", "--data.batch_size=8"),
-      "--task.generator.width=4",
-      "--task.discriminator.width=4",
-      "--evaluators.0.samples=4",
-      "--steps=2",
+  )
+
+
+def cgan() -> Experiment:
+  """Conditional GAN (Mirza & Osindero, 2014, arXiv:1411.1784; H4.7.2): the digit that is asked for."""
+  return _on_digits(
+    Compete(
+      generator=Generator(latent_dim=64, width=32, conditional=True),
+      discriminator=Discriminator(width=32, condition="input"),
+      generator_optimizer=Adam(learning_rate=2e-4, b1=0.5),
+      discriminator_optimizer=Adam(learning_rate=2e-4, b1=0.5),
+      ema_decay=0.995,
     ),
+    steps=4_000,
+  )
+
+
+def wgan() -> Experiment:
+  """WGAN with clipped weights (Arjovsky et al., 2017, arXiv:1701.07875, algorithm 1; H4.7.3) on digits."""
+  return _on_digits(
+    Compete(
+      generator=Generator(latent_dim=64, width=32),
+      discriminator=Discriminator(width=32),
+      generator_optimizer=RmsProp(learning_rate=2e-4),
+      discriminator_optimizer=RmsProp(learning_rate=2e-4),
+      ema_decay=0.995,
+      loss="wasserstein",
+      clip=0.01,
+      critic_steps=5,
+    ),
+    steps=2_500,
+    small=(*_NARROW, "--data.batch_size=40"),
+    batch_size=320,
+  )
+
+
+def wgan_gp() -> Experiment:
+  """WGAN with a gradient penalty (Gulrajani et al., 2017, arXiv:1704.00028, algorithm 1; H4.6.5) on digits."""
+  return _on_digits(
+    Compete(
+      generator=Generator(latent_dim=64, width=32),
+      discriminator=Discriminator(width=32, norm="layer"),
+      generator_optimizer=Adam(learning_rate=2e-4, b1=0.0, b2=0.9),
+      discriminator_optimizer=Adam(learning_rate=2e-4, b1=0.0, b2=0.9),
+      ema_decay=0.995,
+      loss="wasserstein",
+      gradient_penalty=10.0,
+      critic_steps=5,
+    ),
+    steps=1_500,
+    small=(*_NARROW, "--data.batch_size=40"),
+    batch_size=320,
+  )
+
+
+def sngan() -> Experiment:
+  """SNGAN: spectral norm and the hinge loss (Miyato et al., 2018, arXiv:1802.05957; H4.6.4) on digits."""
+  return _on_digits(
+    Compete(
+      generator=Generator(latent_dim=64, width=32),
+      discriminator=Discriminator(width=32, norm="spectral"),
+      generator_optimizer=Adam(learning_rate=2e-4, b1=0.5),
+      discriminator_optimizer=Adam(learning_rate=4e-4, b1=0.5),
+      ema_decay=0.995,
+      loss="hinge",
+    ),
+    steps=4_000,
+  )
+
+
+def style_gan() -> Experiment:
+  """A small StyleGAN2 (Karras et al., 2020, arXiv:1912.04958; H4.7.4) with R1 and shifted images, on digits."""
+  generator, discriminator = stylegan.STYLEGAN["small"]
+  return _on_digits(
+    Compete(
+      generator=generator.clone(),
+      discriminator=discriminator.clone(),
+      generator_optimizer=Adam(learning_rate=2e-3, b1=0.0, b2=0.99),
+      discriminator_optimizer=Adam(learning_rate=2e-3, b1=0.0, b2=0.99),
+      ema_decay=0.995,
+      r1=1.0,
+      penalty_every=8,
+      augment=(Shift(2),),
+    ),
+    steps=4_000,
+    small=("--task.generator.max_width=4", "--task.discriminator.max_width=4", "--task.generator.style_dim=4"),
+  )
+
+
+def variants() -> Study:
+  """The variants of H4.7 on one data set, by the same measures (H4.8)."""
+  names = ("dcgan", "cgan", "wgan", "wgan_gp", "sngan", "style_gan")
+  scores = ("fid/digits@1000", "precision/digits@1000", "recall/digits@1000", "asked/digits@1000")
+  return Study(runs=tuple(Run(name, f"gan.{name}") for name in names), summarise=mean_by_label(*scores))
+
+
+def ring() -> Experiment:
+  """Eight Gaussians on a ring by perceptrons that play the plain game (Metz et al., 2017; H4.5.1)."""
+  return Experiment(
+    data=Gaussians("ring", batch_size=256),
+    task=Compete(
+      generator=mlp_gan.Generator(),
+      discriminator=mlp_gan.Discriminator(),
+      generator_optimizer=Adam(learning_rate=1e-3, b1=0.5),
+      discriminator_optimizer=Adam(learning_rate=1e-4, b1=0.5),
+      ema_decay=0.99,
+    ),
+    evaluators=(ModeCoverage(),),
+    best=Best(None),
+    steps=5_000,
+    eval_every=1_000,
+    log_every=250,
+    small=("--data.batch_size=8", "--steps=2", "--evaluators.0.samples=8"),
   )

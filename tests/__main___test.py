@@ -103,7 +103,7 @@ def test_what_cannot_be_used_is_said_on_standard_error_with_code_2(dlcourse, com
 @pytest.mark.parametrize(
   "command",
   [
-    "train gan.dcgan --data.source=digits --data.size=28",
+    "train gan.dcgan --data.source=digits --data.size=30",
     "train cnn.lenet5 --data.source=digits --data.size=28",
   ],
 )

@@ -17,9 +17,10 @@ pytestmark = pytest.mark.data
 EXPERIMENTS, STUDIES = sorted(catalogue()), sorted(catalogue(Study))
 
 
-def request_shapes(spec, count=3):
+def request_shapes(spec, conditional, count=3):
   if not spec.vocabulary:
-    return {"index": jax.ShapeDtypeStruct((count,), jnp.int32)}
+    index = jax.ShapeDtypeStruct((count,), jnp.int32)
+    return {"index": index, "label": index} if conditional else {"index": index}
   text, temperature = jax.ShapeDtypeStruct((count, 20), jnp.int32), jax.ShapeDtypeStruct((count,), jnp.float32)
   if "inputs" in spec.batch:
     lengths = jax.ShapeDtypeStruct((count,), jnp.int32)
@@ -40,12 +41,12 @@ def test_shapes_at_full_size(name):
   jax.tree.map(lambda x, y: np.testing.assert_equal((x.shape, x.dtype), (y.shape, y.dtype)), state, after)
   assert all(leaf.shape == () for leaf in jax.tree.leaves(metrics))
   evaluated = jax.eval_shape(task.eval_step, state, key, batch)
-  assert experiment.best.metric is None or experiment.best.metric in evaluated
+  assert experiment.best.metric in (None, *evaluated) or experiment.monitors
   rows = batch["mask"].shape[0]
   predicted = jax.eval_shape(task.predict, state, key, batch)
   assert all(leaf.shape[0] == rows for leaf in jax.tree.leaves(predicted))
   if task.generate:
-    made = jax.eval_shape(task.generate, state, key, request_shapes(data.spec))
+    made = jax.eval_shape(task.generate, state, key, request_shapes(data.spec, task.conditional))
     assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(made))
 
 

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dlcourse import losses
 
@@ -41,3 +42,63 @@ def test_real_fake_nll_is_minus_the_log_probability_of_the_label():
   for label in (1.0, 0.0, 0.9):
     expected = -label * np.log(probability) - (1 - label) * np.log(1 - probability)
     np.testing.assert_allclose(losses.real_fake_nll(jnp.array(logits), label), expected, rtol=1e-5)
+
+
+X = np.array([-2.0, -0.5, 0.0, 3.0])
+D = 1 / (1 + np.exp(-X))
+FORMULAS = {  # of outputs x: of the discriminator on real images, on fakes, of the generator
+  "non_saturating": (-np.log(D), -np.log(1 - D), -np.log(D)),
+  "minimax": (-np.log(D), -np.log(1 - D), np.log(1 - D)),
+  "least_squares": ((X - 1) ** 2 / 2, X**2 / 2, (X - 1) ** 2 / 2),
+  "hinge": (np.maximum(0, 1 - X), np.maximum(0, 1 + X), -X),
+  "wasserstein": (-X, X, -X),
+}
+
+
+@pytest.mark.parametrize("name", losses.GAMES)
+def test_each_game_is_its_papers_formula(name):
+  game, x = losses.GAMES[name], jnp.array(X)
+  for found, expected in zip((game.real(x, 1.0), game.fake(x), game.generator(x)), FORMULAS[name], strict=True):
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+  np.testing.assert_allclose(game.score(x), D if "square" not in name and game.labelled else X, rtol=1e-5)
+
+
+def test_only_the_saturating_generator_learns_nothing_from_a_sure_discriminator():
+  slopes = {name: float(jax.grad(game.generator)(-20.0)) for name, game in losses.GAMES.items()}
+  assert abs(slopes.pop("minimax")) < 1e-8
+  assert all(slope <= -1 + 1e-6 for slope in slopes.values())
+
+
+def test_slopes_of_a_linear_critic_are_its_weights():
+  w, rng = np.array([3.0, 4.0]), np.random.default_rng(0)
+  real, fake = rng.normal(size=(2, 5, 2)).astype(np.float32)
+
+  def critic(x, scale=1.0):
+    return scale * x @ jnp.array(w) + 7
+
+  np.testing.assert_allclose(losses.squared_slopes(critic, real), np.full(5, 25), rtol=1e-5)
+  share = jnp.linspace(0, 1, 5)
+  np.testing.assert_allclose(losses.one_lipschitz_penalty(critic, real, fake, share), np.full(5, 16), rtol=1e-5)
+  # (5 s - 1)² at s = 1 has the slope 2 (5 - 1) 5.
+  slope = jax.grad(lambda s: losses.one_lipschitz_penalty(lambda x: critic(x, s), real, fake, share)[0])(1.0)
+  assert slope == pytest.approx(40, rel=1e-5)
+
+
+def test_the_penalty_is_taken_between_a_real_image_and_its_fake():
+  real, fake, share = jnp.array([[1.0], [2.0]]), jnp.array([[5.0], [-2.0]]), jnp.array([0.25, 0.5])
+  found = losses.one_lipschitz_penalty(lambda x: (x**2).sum(axis=1) / 2, real, fake, share)  # its slope is x
+  np.testing.assert_allclose(found, [(4 - 1) ** 2, (0 - 1) ** 2], rtol=1e-6)
+
+
+def test_a_flat_critic_has_a_penalty_without_a_slope_and_no_nan():
+  penalty = jax.grad(
+    lambda s: losses.one_lipschitz_penalty(
+      lambda x: s * x.sum(axis=1), jnp.ones((1, 2)), jnp.zeros((1, 2)), jnp.ones(1)
+    )[0]
+  )
+  assert float(penalty(0.0)) == 0
+
+
+def test_mean_features_leave_out_what_is_masked():
+  real, fake = jnp.array([[1.0, 0.0], [3.0, 0.0], [99.0, 9.0]]), jnp.array([[0.0, 1.0], [0.0, 3.0], [5.0, 5.0]])
+  assert losses.mean_distance(real, fake, jnp.array([1.0, 1.0, 0.0])) == pytest.approx(8)

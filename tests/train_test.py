@@ -200,3 +200,49 @@ def test_a_diverged_run_stops_and_says_when(tmp_path):
 )
 def test_overrides_of_data_and_model_are_shared_with_their_values(overrides, shared):
   assert shared_overrides(overrides) == shared
+
+
+MONITORED = """
+import dataclasses
+
+from dlcourse.evaluators import Evaluator, Report
+from dlcourse.experiment import Best, Experiment
+from dlcourse.experiments import cnn
+from dlcourse.report.figures import new_figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Twenty(Evaluator):
+  def __call__(self, task, state, data, key):
+    seen = sum(int(batch["mask"].sum()) for batch in data.eval_batches("test"))
+    scalars = {"near_twenty": -abs(int(state.step) - 20.0), "seen": float(seen)}
+    return Report(scalars, figures={"empty": new_figure(1, 1)})
+
+
+def net() -> Experiment:
+  return dataclasses.replace(cnn.mlp(), monitors=(Twenty(),), best=Best("near_twenty", mode="max"))
+"""
+
+
+def test_a_monitor_measures_the_validation_split_and_chooses_the_best_checkpoint(tmp_path):
+  file = tmp_path / "mine.py"
+  file.write_text(MONITORED)
+  overrides = [*OVERRIDES, *EVERY]
+  path, name = tmp_path / "run", f"{file}:net"
+  train(name, overrides, load(name, overrides), path, Options(devices=1))
+  assert int(state_of(path, "best").step) == 20
+  rows = [row for row in lines(path) if row["split"] == "validation"]
+  assert [row["near_twenty"] for row in rows] == [-10, 0, -10]
+  sizes = open_trained(path, devices=1).data.sizes
+  assert rows[0]["seen"] == sizes["validation"] != sizes["test"]
+  assert sorted(figure.name for figure in (path / "progress").iterdir()) == [
+    f"00000{step}_empty.png" for step in (10, 20, 30)
+  ]
+  with pytest.raises(UserError, match=r"metric of --best\.metric"):
+    train(
+      name,
+      [*overrides, "--best.metric=far"],
+      load(name, [*overrides, "--best.metric=far"]),
+      tmp_path / "no",
+      Options(devices=1),
+    )

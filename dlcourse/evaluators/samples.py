@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from dlcourse.evaluators import Evaluator, Report
 from dlcourse.report.figures import image_grid, save_image_grid, text_page
 
 MOST_SYMBOLS = 10_000_000  # in one call: what a laptop's memory holds
-_OURS = re.compile(r"([0-9]{4}|[1-9][0-9]{4})\.(png|txt)|grid\.png")  # what `save_samples` writes
+_OURS = re.compile(r"([0-9]{4}|[1-9][0-9]{4})\.(png|txt)|grid\.png|points\.csv")  # what `save_samples` writes
 
 
 class Request(NamedTuple):
@@ -28,7 +29,7 @@ class Request(NamedTuple):
     prompt: what a text begins with, None: a line break; or what is to be answered or translated.
     length: symbols of a text, the prompt included.
     temperature: 1 samples the model's distribution, 0 takes the likeliest symbol.
-    condition: the class that a conditional model's texts are of; None: all in turn.
+    condition: the class that a conditional model's samples are of; None: all in turn.
   """
 
   samples: int = 16
@@ -41,19 +42,42 @@ class Request(NamedTuple):
 def draw(task, state, spec: Spec, request: Request, key: jax.Array) -> dict[str, np.ndarray]:
   """Asks `task.generate` for what fits the data: texts or answers where there is a vocabulary, else images.
 
+  A conditional model is asked for the class that is wanted, or for all in turn.
+
   Raises:
-    UserError: a prompt for images, a symbol the model has never seen, a prompt longer than the text, more
-      than `MOST_SYMBOLS`, a temperature that is none.
+    UserError: a prompt for images, a class that there is not, a symbol the model has never seen, a prompt
+      longer than the text, more than `MOST_SYMBOLS`, a temperature that is none.
   """
   if not spec.vocabulary:
-    if request.prompt is not None:
-      raise UserError("--prompt goes with a text model; this one makes images")
-    arrays = {"index": np.arange(request.samples)}
+    arrays = _picture_request(task.conditional, spec, request)
   elif "inputs" in spec.batch:
     arrays = _question(spec, request)
   else:
     arrays = _text_request(spec, request)
   return jax.device_get(task.generate(state, key, arrays))
+
+
+def _picture_request(conditional: bool, spec: Spec, request: Request) -> dict[str, np.ndarray]:
+  if request.prompt is not None:
+    raise UserError("--prompt goes with a text model; this one makes images")
+  arrays = {"index": np.arange(request.samples)}
+  return arrays | {"label": _classes(spec, request)} if conditional else _unconditional(arrays, request)
+
+
+def _unconditional(arrays: dict[str, np.ndarray], request: Request) -> dict[str, np.ndarray]:
+  if request.condition is not None:
+    raise UserError("--condition goes with a conditional model; this one knows no classes")
+  return arrays
+
+
+def _classes(spec: Spec, request: Request) -> np.ndarray:
+  """[N] int32: the class that is asked for, or all in turn."""
+  every = np.arange(request.samples, dtype=np.int32) % len(spec.classes)
+  if request.condition is None:
+    return every
+  if request.condition not in spec.classes:
+    raise unknown("class of --condition", request.condition, spec.classes)
+  return np.full_like(every, spec.classes.index(request.condition))
 
 
 def _question(spec: Spec, request: Request) -> dict[str, np.ndarray]:
@@ -76,30 +100,24 @@ def _question(spec: Spec, request: Request) -> dict[str, np.ndarray]:
 
 def _text_request(spec: Spec, request: Request) -> dict[str, np.ndarray]:
   _check_temperature("temperature", request.temperature)
-  prompt = request.prompt or ("\n" if "\n" in spec.vocabulary else spec.vocabulary[0])
-  start = spec.encode(prompt, "--prompt")
-  if len(prompt) > request.length:
-    raise UserError(f"--prompt has {len(prompt)} symbols, more than --length={request.length}")
+  lines = spec.tokenizer is not None or "\n" in spec.vocabulary  # of parts of words any text can be made
+  start = spec.encode(request.prompt or ("\n" if lines else spec.vocabulary[0]), "--prompt")
+  if len(start) > request.length:
+    raise UserError(f"--prompt has {len(start)} symbols, more than --length={request.length}")
   if request.samples * request.length > MOST_SYMBOLS:
     raise UserError(
       f"--samples={request.samples} of --length={request.length} are more than {MOST_SYMBOLS:,} symbols; "
       "draw fewer"
     )
   tokens = np.zeros((request.samples, request.length), np.int32)
-  tokens[:, : len(prompt)] = start
+  tokens[:, : len(start)] = start
   given = np.zeros((request.samples, request.length), np.float32)
-  given[:, : len(prompt)] = 1.0
+  given[:, : len(start)] = 1.0
   temperature = np.full(request.samples, request.temperature, np.float32)
   asked = {"tokens": tokens, "given": given, "temperature": temperature}
   if not spec.classes:
-    if request.condition is not None:
-      raise UserError("--condition goes with a conditional model; this one knows no classes")
-    return asked
-  if request.condition is not None and request.condition not in spec.classes:
-    raise unknown("class of --condition", request.condition, spec.classes)
-  every = np.arange(request.samples) % len(spec.classes)
-  number = every if request.condition is None else np.full_like(every, spec.classes.index(request.condition))
-  return asked | {"condition": number[:, None].astype(np.int32)}
+    return _unconditional(asked, request)
+  return asked | {"condition": _classes(spec, request)[:, None]}
 
 
 def _check_temperature(path: str, temperature: float) -> None:
@@ -107,10 +125,18 @@ def _check_temperature(path: str, temperature: float) -> None:
     raise UserError(f"--{path}={temperature} is no temperature; it is a number that is at least 0")
 
 
-def save_samples(outputs: dict[str, np.ndarray], spec: Spec, folder: pathlib.Path) -> list[pathlib.Path]:
-  """Writes texts as one file each, images as one grid and one PNG each; returns the files.
+def save_samples(
+  outputs: dict[str, np.ndarray], spec: Spec, folder: pathlib.Path, made_by: Mapping[str, str] | None = None
+) -> list[pathlib.Path]:
+  """Writes texts as one file each, points as a table, images as one grid and one PNG each; returns the files.
 
   Samples of an earlier call that they do not replace are removed; what has another name stays.
+
+  Args:
+    outputs: of `draw`.
+    spec: of the data.
+    folder: made where it does not exist.
+    made_by: written into each PNG, so that a picture says that it was generated, and by what (H4.10.3).
   """
   folder.mkdir(parents=True, exist_ok=True)
   if "tokens" in outputs:
@@ -118,8 +144,11 @@ def save_samples(outputs: dict[str, np.ndarray], spec: Spec, folder: pathlib.Pat
     for index, text in enumerate(map(spec.decode, outputs["tokens"])):
       files.append(folder / f"{index:04d}.txt")
       files[-1].write_text(text + "\n", encoding="utf-8")
+  elif "point" in outputs:
+    files = [folder / "points.csv"]
+    np.savetxt(files[0], outputs["point"], delimiter=",", header="x,y", comments="", fmt="%.6f")
   else:
-    files = save_image_grid(outputs["image"], folder)
+    files = save_image_grid(outputs["image"], folder, made_by)
   for old in set(folder.iterdir()) - set(files):
     if _OURS.fullmatch(old.name):
       old.unlink()
@@ -138,9 +167,10 @@ class SampleGrid(Evaluator):
     check_at_least(1, {"evaluators….samples": self.samples})
 
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
-    """One figure."""
+    """One figure; of a conditional model each column is a class."""
     images = draw(task, state, data.spec, Request(self.samples), key)["image"]
-    return Report(figures={"samples": image_grid(images)})
+    columns = len(data.spec.classes) if task.conditional else None
+    return Report(figures={"samples": image_grid(images, columns)})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,8 @@ def torch_name(family: str, path: str, counts: tuple[int, ...] = ()) -> str:
 
   Args:
     family: of torchvision alexnet, vgg, googlenet, resnet, densenet, mobilenet_v2 or
-      efficientnet_torchvision; of timm efficientnet, which has MobileNetV2 too; efficientnet_pytorch.
+      efficientnet_torchvision; of timm efficientnet, which has MobileNetV2 too; efficientnet_pytorch;
+      inception_v3 of torch-fidelity.
     path: within its collection: "conv2_1/conv1/kernel".
     counts: blocks of each stage, for families that count through all of them, see `fill.block_counts`.
 

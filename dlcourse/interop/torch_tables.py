@@ -1,4 +1,4 @@
-"""What the layers of the models here are called in PyTorch: torchvision, timm and efficientnet_pytorch.
+"""What the layers of the models here are called in PyTorch: torchvision, timm and other packages.
 
 Names only; `torch_names` puts them to use. N blocks are counted through all stages.
 """
@@ -209,10 +209,17 @@ def _efficientnet_torchvision(counts: tuple[int, ...]) -> Family:
   )
 
 
+def _inception_v3(_: tuple[int, ...]) -> Family:
+  """The file of TensorFlow's network of 2015 that torch-fidelity and pytorch-fid load."""
+  unit = r"(Conv2d_\w+|Mixed_\w+/\w+)/(conv|norm)"
+  return Family({unit: lambda m: m[0].replace("/", "."), "output": "fc"}, library="torch-fidelity")
+
+
 FAMILIES: dict[str, Callable[[tuple[int, ...]], Family]] = {
   "alexnet": _alexnet,
   "vgg": _vgg,
   "googlenet": _googlenet,
+  "inception_v3": _inception_v3,
   "resnet": _resnet,
   "densenet": _densenet,
   "mobilenet_v2": _mobilenet_v2,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -180,15 +181,27 @@ def image_grid(images: np.ndarray, columns: int | None = None) -> Figure:
   return figure
 
 
-def save_image_grid(images: np.ndarray, folder: pathlib.Path) -> list[pathlib.Path]:
-  """Writes `grid.png`, enlarged to be seen, and one PNG an image at its own size; returns the files."""
+def save_image_grid(
+  images: np.ndarray, folder: pathlib.Path, texts: Mapping[str, str] | None = None
+) -> list[pathlib.Path]:
+  """Writes `grid.png`, enlarged to be seen, and one PNG an image at its own size; returns the files.
+
+  Args:
+    images: [N, H, W, C] in [0, 1].
+    folder: where to.
+    texts: keyword -> text, which each file carries as metadata.
+  """
   files = [folder / "grid.png", *(folder / f"{index:04d}.png" for index in range(len(images)))]
   grid = tile(images, grid_columns(len(images)))
   times = -(-GRID_SIDE // min(grid.shape[:2]))
   pictures = [grid.repeat(times, axis=0).repeat(times, axis=1)]
   pictures += [np.round(np.clip(image, 0, 1) * 255).astype(np.uint8) for image in images]
+  metadata = PngInfo()
+  for keyword, text in (texts or {}).items():
+    metadata.add_text(keyword, text)
   for file, picture in zip(files, pictures, strict=True):
-    Image.fromarray(picture.squeeze(axis=-1) if picture.shape[-1] == 1 else picture).save(file)
+    image = Image.fromarray(picture.squeeze(axis=-1) if picture.shape[-1] == 1 else picture)
+    image.save(file, pnginfo=metadata)
   return files
 
 

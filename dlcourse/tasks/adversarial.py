@@ -1,18 +1,24 @@
 """Two networks that learn against each other (Goodfellow et al., 2014; H4.4)."""
 
 import dataclasses
+import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from dlcourse import losses, metrics
-from dlcourse.data.recipe import Spec
-from dlcourse.errors import UserError, check_between
+from dlcourse.data.augment import Augmentation
+from dlcourse.data.recipe import Batch, Spec
+from dlcourse.errors import UserError, check_at_least, check_between
+from dlcourse.losses import GAMES, GameName
 from dlcourse.optim import Optimizer
-from dlcourse.parallel import global_sum
+from dlcourse.parallel import batch_size, global_sum
 from dlcourse.task import (
+  PyTree,
   Task,
   TaskRecipe,
   TrainState,
@@ -24,161 +30,333 @@ from dlcourse.task import (
   step_key,
 )
 
-GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+GENERATOR, DISCRIMINATOR, EMA = "generator", "discriminator", "ema"
+_SOWN = "intermediates"
 
 
-def _apply(network: nn.Module, params, stats, inputs):
-  """Runs a network in training mode: (outputs, its new batch statistics)."""
-  variables = {"params": params, **stats}
-  return network.apply(variables, inputs, train=True, mutable=list(stats))
+Part = tuple[jax.Array, jax.Array | None, jax.Array]  # images or points, labels [B], mask [B]
 
 
-def adversarial(
-  networks: dict[str, nn.Module],
-  optimizers: dict[str, optax.GradientTransformation],
-  ema_decay: float,
-  real_label: float,
-  spec: Spec,
-) -> Task:
-  """The non-saturating game (H4.4.1; Goodfellow et al., 2014, section 3) as a task.
+class Judged(NamedTuple):
+  """What a discriminator makes of B images: outputs [B], features [B, F] if it shows them, new collections."""
 
-  One step draws one batch of fakes, updates the discriminator on it, then the generator against the *new*
-  discriminator through the same fakes: each network runs forward no more often than it has to.
-  `eval_step` scores real images (as 1, whatever `real_label`) and samples of the averaged generator (as 0),
-  with the discriminator's batch norm over each batch; `predict` gives D(x) in [0, 1]; `generate` samples the
-  averaged generator, its request is {"index" [N]}.
+  outputs: jax.Array
+  features: jax.Array | None
+  stats: PyTree
 
-  Args:
-    networks: "generator": latents [B, Z] -> images; "discriminator": images (and `mask` [B],
-      the images that count) -> logits [B].
-    optimizers: one for each.
-    ema_decay: of the generator's moving average, which is what `generate` uses.
-    real_label: target of the discriminator for real images; 0.9 is one-sided smoothing (H4.6.2).
-    spec: of the data.
-  """
-  if not np.allclose(spec.unscale(np.array([[-1.0], [1.0]])), [[0.0], [1.0]]):
-    raise UserError("the generator makes pixels in [-1, 1]; set --data.scale=symmetric")
-  g, d = networks[GENERATOR], networks[DISCRIMINATOR]
 
-  def latents(key, count):
-    return jax.random.normal(key, (count, g.latent_dim))
+class Player(NamedTuple):
+  """What training changes of one network: its parameters, their optimizer and what is not differentiated."""
 
-  def init(key, batch):
-    key, g_key, d_key, z_key = jax.random.split(key, 4)
-    images = spec.prepare(None, batch)["image"]
-    inputs = {GENERATOR: latents(z_key, images.shape[0]), DISCRIMINATOR: images}
-    keys = {GENERATOR: g_key, DISCRIMINATOR: d_key}
-    variables = {
-      name: dict(network.init(keys[name], inputs[name], train=True)) for name, network in networks.items()
-    }
-    params = {name: v.pop("params") for name, v in variables.items()}
-    opt_state = {name: optimizers[name].init(params[name]) for name in networks}
-    return new_state(key, params, opt_state, variables | {"ema": params[GENERATOR]})
-
-  def discriminator_loss(params, stats, images, fakes, mask):
-    real, stats = _apply(d, params, stats, images)
-    fake, stats = _apply(d, params, stats, fakes)
-    nats = losses.real_fake_nll(real, real_label) + losses.real_fake_nll(fake, 0.0)
-    measured = {
-      "d_loss": metrics.mean(nats, mask),
-      "d_real": metrics.mean(jax.nn.sigmoid(real), mask),
-      "d_fake": metrics.mean(jax.nn.sigmoid(fake), mask),
-    }
-    return measured["d_loss"].total, measured["d_loss"].weight, (measured, stats)
-
-  def generator_loss(fakes, d_params, d_stats, mask):
-    fake, _ = _apply(d, d_params, d_stats, fakes)
-    measured = {"g_loss": metrics.mean(losses.real_fake_nll(fake, 1.0), mask)}
-    return measured["g_loss"].total, measured["g_loss"].weight, measured
-
-  def update(name, grads, state):
-    return descend(optimizers[name], grads, state.opt_state[name], state.params[name])
-
-  def train_step(state: TrainState, batch):
-    augment_key, latent_key = jax.random.split(step_key(state))
-    batch = spec.prepare(augment_key, batch)
-    images, mask = batch["image"], batch["mask"]
-    z, stats = latents(latent_key, mask.shape[0]), state.model_state
-
-    fakes, through_generator, g_stats = jax.vjp(
-      lambda p: _apply(g, p, stats[GENERATOR], z), state.params[GENERATOR], has_aux=True
-    )
-    grads, (d_measured, d_stats) = gradient(
-      lambda p: discriminator_loss(p, stats[DISCRIMINATOR], images, fakes, mask),
-      state.params[DISCRIMINATOR],
-    )
-    d_params, d_opt = update(DISCRIMINATOR, grads, state)
-
-    on_fakes, g_measured = local_gradient(lambda fakes: generator_loss(fakes, d_params, d_stats, mask), fakes)
-    (grads,) = through_generator(on_fakes)
-    g_params, g_opt = update(GENERATOR, global_sum(grads), state)
-
-    ema = optax.incremental_update(g_params, stats["ema"], 1.0 - ema_decay)
-    state = state.replace(
-      step=state.step + 1,
-      params={GENERATOR: g_params, DISCRIMINATOR: d_params},
-      opt_state={GENERATOR: g_opt, DISCRIMINATOR: d_opt},
-      model_state={GENERATOR: g_stats, DISCRIMINATOR: d_stats, "ema": ema},
-    )
-    return state, d_measured | g_measured
-
-  def sample(state, z):
-    return g.apply({"params": state.model_state["ema"], **state.model_state[GENERATOR]}, z, train=False)
-
-  def score(state, images, mask):
-    variables = {"params": state.params[DISCRIMINATOR], **state.model_state[DISCRIMINATOR]}
-    # By the statistics of the batch, as in training: running averages mix real images with fakes.
-    return d.apply(variables, images, train=True, mask=mask, mutable=["batch_stats"])[0]
-
-  def eval_step(state, key, batch):
-    mask = batch["mask"]
-    real = score(state, spec.prepare(None, batch)["image"], mask)
-    fake = score(state, sample(state, latents(key, mask.shape[0])), mask)
-    nats = losses.real_fake_nll(real, 1.0) + losses.real_fake_nll(fake, 0.0)
-    return {
-      "d_loss": metrics.mean(nats, mask),
-      "d_real": metrics.mean(jax.nn.sigmoid(real), mask),
-      "d_fake": metrics.mean(jax.nn.sigmoid(fake), mask),
-      "g_loss": metrics.mean(losses.real_fake_nll(fake, 1.0), mask),
-    }
-
-  def predict(state, key, batch):
-    del key
-    return jax.nn.sigmoid(score(state, spec.prepare(None, batch)["image"], batch["mask"]))
-
-  def generate(state, key, request):
-    return {"image": spec.unscale(sample(state, latents(key, request["index"].shape[0])))}
-
-  return Task(init, train_step, eval_step, predict, generate)
+  params: PyTree
+  opt_state: PyTree
+  stats: PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class Compete(TaskRecipe):
-  """A generative adversarial network; see `adversarial`."""
+  """A generative adversarial network; every loss and stabiliser is a field (H4.6), and they combine.
+
+  Networks: `generator(latents [B, Z], label [B], train)` gives images in [-1, 1], or points, and has a field
+  `latent_dim`; `discriminator(images, label, train, mask [B])` gives [B] numbers, large for real, and sows its
+  last features. Both may draw from the stream "noise", and keep collections that training updates.
+  """
 
   generator: nn.Module
   """Latents to images."""
   discriminator: nn.Module
-  """Images to one logit."""
+  """Images to one number, which is large for real ones."""
   generator_optimizer: Optimizer
   """How the generator is trained."""
   discriminator_optimizer: Optimizer
-  """How the discriminator is trained."""
+  """How the discriminator is trained: a higher rate than the generator's is TTUR (Heusel et al., 2017)."""
   ema_decay: float = 0.999
   """Decay of the moving average of the generator's weights, which is what samples are drawn from."""
   real_label: float = 1.0
   """Label of real images for the discriminator; 0.9 smooths it (H4.6.2)."""
+  loss: GameName = "non_saturating"
+  """What the players minimise: non_saturating, minimax, least_squares, hinge, wasserstein."""
+  critic_steps: int = 1
+  """Updates of the discriminator for one of the generator; a batch is shared by them."""
+  clip: float | None = None
+  """Largest absolute weight of the discriminator (WGAN: Arjovsky et al., 2017)."""
+  gradient_penalty: float = 0.0
+  """Weight of (||slope|| - 1)² between real images and fakes, 10 in WGAN-GP (H4.6.5)."""
+  r1: float = 0.0
+  """Weight γ of ||slope||² / 2 at real images (Mescheder et al., 2018, arXiv:1801.04406)."""
+  penalty_every: int = 1
+  """Penalise at every so manieth step only, so many times as hard (Karras et al., 2020, appendix B)."""
+  feature_matching: float = 0.0
+  """Weight of the squared distance between mean features of real images and fakes, in place of the generator's
+  own loss (Salimans et al., 2016, section 3.1; H4.6.1); 0: its own loss."""
+  augment: tuple[Augmentation, ...] = ()
+  """Random changes of all that the discriminator sees, real or fake (Zhao et al., 2020, arXiv:2006.10738)."""
 
   def __post_init__(self) -> None:
-    """Refuses a decay that is no weight, and a label that is no probability."""
+    """Refuses numbers out of range, and stabilisers that do not go together."""
     check_between(0, 1, {"task.ema_decay": self.ema_decay, "task.real_label": self.real_label})
+    check_at_least(1, {"task.critic_steps": self.critic_steps, "task.penalty_every": self.penalty_every})
+    weights = ("gradient_penalty", "r1", "feature_matching")
+    check_at_least(0, {f"task.{name}": getattr(self, name) for name in weights})
+    if self.clip is not None and self.clip <= 0:
+      raise UserError(f"--task.clip={self.clip} leaves no weight; the paper's is 0.01")
+    if self.real_label != 1 and not GAMES[self.loss].labelled:
+      raise UserError(
+        f"--task.real_label={self.real_label} smooths a label, and --task.loss={self.loss} has none"
+      )
+    norm = getattr(self.discriminator, "norm", None)
+    for name in ("gradient_penalty", "r1"):
+      if getattr(self, name) and norm == "batch":
+        raise UserError(
+          f"--task.{name} is about the slope at one image, and batch norm mixes the images of a batch; set "
+          "--task.discriminator.norm=layer, none or spectral"
+        )
+    if self.loss == "wasserstein" and not (self.clip or self.gradient_penalty or self.r1 or norm == "spectral"):
+      raise UserError(
+        "--task.loss=wasserstein needs a critic whose slope is bounded: set --task.gradient_penalty=10, "
+        "--task.clip=0.01 or --task.discriminator.norm=spectral"
+      )
 
   def build(self, spec: Spec, steps: int) -> Task:
-    """The non-saturating game."""
-    networks = {GENERATOR: self.generator, DISCRIMINATOR: self.discriminator}
-    optimizers = {
-      GENERATOR: self.generator_optimizer.build(steps),
-      DISCRIMINATOR: self.discriminator_optimizer.build(steps),
+    """The game on data of this kind; see `Rules`."""
+    if spec.image_shape and not np.allclose(spec.unscale(np.array([[-1.0], [1.0]])), [[0.0], [1.0]]):
+      raise UserError("the generator makes pixels in [-1, 1]; set --data.scale=symmetric")
+    if spec.batch and (size := batch_size(spec.batch)) % self.critic_steps:
+      near = max(round(size / self.critic_steps), 1) * self.critic_steps
+      raise UserError(
+        f"a batch of {size} cannot be shared by --task.critic_steps={self.critic_steps}; "
+        f"--data.batch_size={near} can"
+      )
+    rules = Rules(
+      complete(self.generator, spec),
+      complete(self.discriminator, spec),
+      self.generator_optimizer.build(steps),
+      self.discriminator_optimizer.build(steps),
+      self,
+      spec,
+    )
+    return Task(
+      rules.init,
+      rules.train_step,
+      rules.eval_step,
+      rules.predict,
+      rules.generate,
+      conditional=getattr(rules.g, "conditional", False),
+    )
+
+
+class Rules(NamedTuple):
+  """The game as pure functions of a `TrainState` whose fields have an entry for each player.
+
+  A step shares the batch among `critic_steps` updates of the discriminator, each on fakes of its own; the
+  generator then learns through the last of those fakes against the *new* discriminator, so that no network
+  runs forward more often than it has to. Samples are drawn from the average of the generator.
+  """
+
+  g: nn.Module
+  d: nn.Module
+  g_optimizer: optax.GradientTransformation
+  d_optimizer: optax.GradientTransformation
+  recipe: Compete
+  spec: Spec
+
+  def init(self, key: jax.Array, batch: Batch) -> TrainState:
+    """Both networks, and the average, which starts at the generator's first weights."""
+    key, g_key, d_key, z_key = jax.random.split(key, 4)
+    real, label, _ = self._prepared(None, batch)
+    z = self._latents(z_key, len(real))
+    of_g = dict(self.g.init({"params": g_key, "noise": z_key}, z, label, train=True))
+    of_d = dict(self.d.init({"params": d_key, "noise": z_key}, real, label, train=True))
+    of_d.pop(_SOWN, None)
+    params = {GENERATOR: of_g.pop("params"), DISCRIMINATOR: of_d.pop("params")}
+    opt_state = {
+      GENERATOR: self.g_optimizer.init(params[GENERATOR]),
+      DISCRIMINATOR: self.d_optimizer.init(params[DISCRIMINATOR]),
     }
-    networks = {name: complete(network, spec) for name, network in networks.items()}
-    return adversarial(networks, optimizers, self.ema_decay, self.real_label, spec)
+    stats = {GENERATOR: of_g, DISCRIMINATOR: of_d, EMA: params[GENERATOR]}
+    return new_state(key, params, opt_state, stats)
+
+  def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, metrics.Mean]]:
+    """Updates the discriminator, `critic_steps` times, then the generator."""
+    augment_key, draw_key = jax.random.split(step_key(state))
+    parts = self._parts(self._prepared(augment_key, batch))
+    keys = jax.random.split(draw_key, self.recipe.critic_steps)
+    critic = Player(*(tree[DISCRIMINATOR] for tree in (state.params, state.opt_state, state.model_state)))
+    due = state.step % self.recipe.penalty_every == 0
+    params, stats = state.params[GENERATOR], state.model_state[GENERATOR]
+
+    def earlier(critic, part_and_key):
+      part, key = part_and_key
+      fakes, _ = self._made(params, stats, part[1], key, len(part[0]))
+      return self._train_critic(critic, part, fakes, key, due)
+
+    earlier_parts, last = jax.tree.map(lambda x: x[:-1], parts), jax.tree.map(lambda x: x[-1], parts)
+    measured = {}
+    if self.recipe.critic_steps > 1:
+      critic, measured = jax.lax.scan(earlier, critic, (earlier_parts, keys[:-1]))
+      measured = jax.tree.map(lambda x: x.sum(axis=0), measured)
+    fakes, through_generator, g_stats = jax.vjp(
+      lambda p: self._made(p, stats, last[1], keys[-1], len(last[0])), params, has_aux=True
+    )
+    critic, d_measured = self._train_critic(critic, last, fakes, keys[-1], due)
+    measured = jax.tree.map(jnp.add, measured, d_measured) if measured else d_measured
+
+    on_fakes, g_measured = local_gradient(lambda x: self._generator_loss(x, critic, last, keys[-1]), fakes)
+    (grads,) = through_generator(on_fakes)
+    params, g_opt = descend(self.g_optimizer, global_sum(grads), state.opt_state[GENERATOR], params)
+    ema = optax.incremental_update(params, state.model_state[EMA], 1.0 - self.recipe.ema_decay)
+    state = state.replace(
+      step=state.step + 1,
+      params={GENERATOR: params, DISCRIMINATOR: critic.params},
+      opt_state={GENERATOR: g_opt, DISCRIMINATOR: critic.opt_state},
+      model_state={GENERATOR: g_stats, DISCRIMINATOR: critic.stats, EMA: ema},
+    )
+    return state, measured | g_measured
+
+  def eval_step(self, state: TrainState, key: jax.Array, batch: Batch) -> dict[str, metrics.Mean]:
+    """Scores real images (as 1, whatever `real_label`) and as many samples of the averaged generator.
+
+    Batch norm of the discriminator goes by each batch, as in training: running averages mix real images with
+    fakes.
+    """
+    real, label, mask = self._prepared(None, batch)
+    game = self._game
+    on_real = self._score(state, real, label, mask)
+    on_fake = self._score(state, self._sampled(state, key, label, len(real)), label, mask)
+    return {
+      "d_loss": metrics.mean(game.real(on_real, 1.0) + game.fake(on_fake), mask),
+      "d_real": metrics.mean(game.score(on_real), mask),
+      "d_fake": metrics.mean(game.score(on_fake), mask),
+      "g_loss": metrics.mean(game.generator(on_fake), mask),
+    }
+
+  def predict(self, state: TrainState, key: jax.Array, batch: Batch) -> jax.Array:
+    """D(x) of real images [B]: the probability of being real, or what a critic says."""
+    del key
+    return self._game.score(self._score(state, *self._prepared(None, batch)))
+
+  def generate(self, state: TrainState, key: jax.Array, request: Batch) -> dict[str, jax.Array]:
+    """Samples of the averaged generator; the request is {"index" [N]} and, if conditional, "label" [N]."""
+    made = self._sampled(state, key, request.get("label"), len(request["index"]))
+    return {self._kind: self.spec.unscale(made)}
+
+  @property
+  def _game(self) -> losses.Game:
+    return GAMES[self.recipe.loss]
+
+  @property
+  def _kind(self) -> str:
+    """What the batch calls that which is to be made."""
+    return "image" if self.spec.image_shape else "point"
+
+  def _prepared(self, key, batch) -> Part:
+    batch = self.spec.prepare(key, batch)
+    return batch[self._kind], batch.get("label"), batch["mask"]
+
+  def _parts(self, batch: Part) -> Part:
+    """[B, ...] -> [critic_steps, B / critic_steps, ...]; every device keeps its own rows."""
+    count = self.recipe.critic_steps
+    return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
+
+  def _latents(self, key, count):
+    return jax.random.normal(key, (count, self.g.latent_dim))
+
+  def _made(self, params, stats, label, key, count):
+    """Fakes in training mode: (images, the generator's new collections)."""
+    z_key, noise_key = jax.random.split(key)
+    variables, z = {"params": params, **stats}, self._latents(z_key, count)
+    return self.g.apply(variables, z, label, train=True, rngs={"noise": noise_key}, mutable=list(stats))
+
+  def _sampled(self, state, key, label, count):
+    z_key, noise_key = jax.random.split(key)
+    variables = {"params": state.model_state[EMA], **state.model_state[GENERATOR]}
+    return self.g.apply(variables, self._latents(z_key, count), label, train=False, rngs={"noise": noise_key})
+
+  def _judged(self, params, stats, images, label, key, mask=None) -> Judged:
+    """In training mode."""
+    variables, kept = {"params": params, **stats}, [*stats, _SOWN]
+    outputs, kept = self.d.apply(
+      variables, images, label, train=True, mask=mask, rngs={"noise": key}, mutable=kept
+    )
+    (features,) = kept.pop(_SOWN, {}).get("features", (None,))
+    return Judged(outputs, features, kept)
+
+  def _score(self, state, images, label, mask):
+    stats, key = state.model_state[DISCRIMINATOR], jax.random.key(0)
+    return self._judged(state.params[DISCRIMINATOR], stats, images, label, key, mask).outputs
+
+  def _seen(self, key, images):
+    """What the discriminator sees of images in model space."""
+    for index, change in enumerate(self.recipe.augment):
+      images = self.spec.scale(change(jax.random.fold_in(key, index), self.spec.unscale(images)))
+    return images
+
+  def _train_critic(self, critic: Player, part: Part, fakes, key, due) -> tuple[Player, dict]:
+    """One update of the discriminator."""
+    key = jax.random.fold_in(key, 1)
+    grads, (measured, stats) = gradient(
+      lambda params: self._critic_loss(params, critic.stats, part, fakes, key, due), critic.params
+    )
+    params, opt_state = descend(self.d_optimizer, grads, critic.opt_state, critic.params)
+    if limit := self.recipe.clip:
+      params = jax.tree.map(lambda x: jnp.clip(x, -limit, limit), params)
+    return Player(params, opt_state, stats), measured
+
+  def _critic_loss(self, params, stats, part: Part, fakes, key, due):
+    (real, label, mask), game = part, self._game
+    keys = jax.random.split(key, 5)
+    real, fakes = self._seen(keys[0], real), self._seen(keys[1], fakes)
+    on_real, _, stats = self._judged(params, stats, real, label, keys[2])
+    on_fake, _, stats = self._judged(params, stats, fakes, label, keys[3])
+    each = game.real(on_real, self.recipe.real_label) + game.fake(on_fake)
+    measured = {
+      "d_loss": metrics.mean(each, mask),
+      "d_real": metrics.mean(game.score(on_real), mask),
+      "d_fake": metrics.mean(game.score(on_fake), mask),
+    }
+    if self.recipe.gradient_penalty or self.recipe.r1:
+
+      def critic(images):
+        return self._judged(params, stats, images, label, keys[2]).outputs
+
+      penalty = self._penalty(critic, real, fakes, keys[4], due)
+      each, measured = each + penalty, measured | {"penalty": metrics.mean(penalty, mask)}
+    total = metrics.mean(each, mask)
+    return total.total, total.weight, (measured, stats)
+
+  def _penalty(self, critic, real, fakes, key, due):
+    """[B], of the steps that are due."""
+    recipe = self.recipe
+
+    def weighed():
+      penalty = jnp.zeros(len(real))
+      if recipe.gradient_penalty:
+        share = jax.random.uniform(key, (len(real),))
+        penalty += recipe.gradient_penalty * losses.one_lipschitz_penalty(critic, real, fakes, share)
+      if recipe.r1:
+        penalty += 0.5 * recipe.r1 * losses.squared_slopes(critic, real)
+      return recipe.penalty_every * penalty
+
+    if recipe.penalty_every == 1:
+      return weighed()
+    return jax.lax.cond(due, weighed, lambda: jnp.zeros(len(real)))
+
+  def _generator_loss(self, fakes, critic: Player, part: Part, key):
+    real, label, mask = part
+    keys = jax.random.split(jax.random.fold_in(key, 2), 4)
+    judge = functools.partial(self._judged, critic.params, critic.stats)
+    of_fakes = judge(self._seen(keys[0], fakes), label, keys[1])
+    loss = metrics.mean(self._game.generator(of_fakes.outputs), mask)
+    measured = {"g_loss": loss}
+    if weight := self.recipe.feature_matching:
+      of_real = judge(self._seen(keys[2], real), label, keys[3])
+      if of_real.features is None:
+        raise UserError(
+          "--task.feature_matching needs a discriminator that shows its features by "
+          'self.sow("intermediates", "features", x)'
+        )
+      distance = losses.mean_distance(of_real.features, of_fakes.features, mask)
+      # The same number for every example, so that dividing by the global weight leaves it what it is.
+      loss = metrics.mean(weight * distance * jnp.ones_like(mask), mask)
+      measured["matching"] = loss
+    return loss.total, loss.weight, measured

@@ -7,7 +7,7 @@ from PIL import Image
 
 from dlcourse.data.batches import in_order
 from dlcourse.data.recipe import Data, Spec
-from dlcourse.data.tokens import Tokenizer
+from dlcourse.data.tokens import Tokenizer, train_tokenizer
 from dlcourse.errors import UserError
 from dlcourse.evaluators import samples
 from dlcourse.evaluators.samples import (
@@ -25,6 +25,8 @@ KEY = jax.random.key(0)
 
 class Echo:
   """A task whose texts are the request itself, with `c` where something is to be drawn."""
+
+  conditional = False
 
   def generate(self, state, key, request):
     self.request = request
@@ -46,6 +48,17 @@ def test_without_a_prompt_a_text_begins_with_a_line_break_where_there_is_one(voc
   spec = Spec({}, vocabulary=vocabulary)
   made = draw(Echo(), None, spec, Request(samples=1, length=3), KEY)
   assert spec.decode(made["tokens"][0])[0] == first
+
+
+def test_a_prompt_may_have_fewer_tokens_than_characters():
+  tokenizer = train_tokenizer("bpe", ["there is a cat\n"] * 50, 290)
+  spec = Spec({}, vocabulary=tokenizer.vocabulary, tokenizer=tokenizer)
+  for prompt, said in ((None, "\n"), ("there is", "there is")):
+    task, start = Echo(), tokenizer.encode(said)
+    assert len(start) < len("there is")
+    made = draw(task, None, spec, Request(samples=2, prompt=prompt, length=8), KEY)
+    np.testing.assert_array_equal(task.request["given"], [[i < len(start) for i in range(8)]] * 2)
+    np.testing.assert_array_equal(made["tokens"][:, : len(start)], [start] * 2)
 
 
 @pytest.mark.parametrize(
@@ -171,3 +184,33 @@ def test_a_question_is_asked_as_often_as_answers_are_wanted():
   assert [spec.decode(row) for row in made["tokens"]] == ["bonjour", "bonjour"]
   with pytest.raises(UserError, match="--prompt says what is to be answered"):
     draw(task, None, spec, Request(samples=2), KEY)
+
+
+@pytest.mark.parametrize(("condition", "numbers"), [(None, [0, 1, 2, 0]), ("cat", [1, 1, 1, 1])])
+def test_a_conditional_model_draws_the_class_that_is_asked_for_or_all_in_turn(condition, numbers):
+  task, spec = Echo(), Spec({}, ("ant", "cat", "dog"))
+  task.conditional = True
+  draw(task, None, spec, Request(samples=4, condition=condition), KEY)
+  np.testing.assert_array_equal(task.request["label"], numbers)
+  with pytest.raises(UserError, match="class of --condition"):
+    draw(task, None, spec, Request(condition="cow"), KEY)
+
+
+def test_an_unconditional_model_of_classes_is_told_none():
+  task, spec = Echo(), Spec({}, ("ant", "cat"))
+  draw(task, None, spec, Request(samples=2), KEY)
+  assert set(task.request) == {"index"}
+  with pytest.raises(UserError, match="this one knows no classes"):
+    draw(task, None, spec, Request(condition="cat"), KEY)
+
+
+def test_a_picture_says_what_made_it(tmp_path):
+  files = save_samples({"image": np.zeros((1, 2, 2, 1))}, Spec({}), tmp_path, {"Experiment": "gan.dcgan"})
+  assert [Image.open(file).text for file in files] == [{"Experiment": "gan.dcgan"}] * 2
+
+
+def test_points_are_saved_as_a_table(tmp_path):
+  points = np.array([[0.5, -1.0], [2.0, 0.25]])
+  (file,) = save_samples({"point": points}, Spec({}), tmp_path)
+  assert file.read_text().splitlines()[0] == "x,y"
+  np.testing.assert_allclose(np.loadtxt(file, delimiter=",", skiprows=1), points)

@@ -1,6 +1,9 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
+from networks import once
 
 from dlcourse.errors import UserError
 from dlcourse.models.dcgan import Discriminator, Generator
@@ -80,9 +83,112 @@ def test_a_layer_without_a_unit_is_refused(model, field):
     model(**{field.split(".")[1]: 0})
 
 
-@pytest.mark.parametrize("side", [4, 12, 28, 31, 33, 48])
-def test_a_side_that_is_no_doubling_of_four_is_refused(side):
+@pytest.mark.parametrize("side", [4, 7, 12, 21, 31, 33, 48])
+def test_a_side_that_is_no_doubling_of_four_or_seven_is_refused(side):
   with pytest.raises((ValueError, UserError), match=f"not {side}"):
     shapes(Generator(image_shape=(side, side, 1)), 1, 100)
   with pytest.raises((ValueError, UserError), match=f"not {side}"):
     shapes(Discriminator(), 1, side, side, 1)
+
+
+def test_28_pixels_start_from_maps_of_7():
+  g = Generator(latent_dim=5, width=3, image_shape=(28, 28, 1))
+  assert count(shapes(g, 2, 5)["params"]) == 49 * 5 * 6 + 12 + 16 * 6 * 3 + 6 + 16 * 3 + 1
+  images, _ = jax.eval_shape(g.init_with_output, jax.random.key(0), np.zeros((2, 5), np.float32))
+  assert images.shape == (2, 28, 28, 1)
+  d = shapes(Discriminator(width=3), 2, 28, 28, 1)["params"]
+  assert count(d) == 16 * 3 + 3 + 16 * 3 * 6 + 12 + 49 * 6 + 1
+
+
+def test_the_names_of_the_published_network_are_those_of_old_checkpoints():
+  g = shapes(Generator(image_shape=(16, 16, 1)), 1, 100)
+  assert set(g["params"]) == {
+    "ConvTranspose_0",
+    "ConvTranspose_1",
+    "ConvTranspose_2",
+    "BatchNorm_0",
+    "BatchNorm_1",
+  }
+  assert set(g) == {"params", "batch_stats"}
+  d = shapes(Discriminator(), 1, 16, 16, 1)
+  assert set(d["params"]) == {"Conv_0", "Conv_1", "BatchNorm_0", "output"}
+  assert set(d["params"]["Conv_1"]) == {"kernel"}
+
+
+@functools.cache
+def critic(norm, condition="none"):
+  """A discriminator of 16 pixels, its variables and its compiled application in training."""
+  model = Discriminator(width=4, norm=norm, condition=condition, num_classes=3)
+  x = np.random.default_rng(0).normal(size=(4, 16, 16, 2)).astype(np.float32)
+  variables = once(functools.partial(model.init, train=True))(jax.random.key(1), x, LABELS)
+  apply = once(
+    lambda v, x, label: model.apply(v, x, label, train=True, mutable=["intermediates", "batch_stats"])
+  )
+  return jax.device_get(variables), x, apply
+
+
+LABELS = np.array([0, 1, 2, 0])
+
+
+def test_layer_norm_sees_one_image_and_batch_norm_the_batch():
+  for norm, independent in (("layer", True), ("batch", False)):
+    variables, x, apply = critic(norm)
+    logits, _ = apply(variables, x, LABELS)
+    other, _ = apply(variables, np.concatenate([x[:1], 3 * x[1:]]), LABELS)
+    assert (np.abs(logits[0] - other[0]) < 1e-6) == independent
+
+
+def test_a_critic_without_norm_has_kernels_and_biases_alone():
+  variables, _, _ = critic("none")
+  assert set(variables) == {"params"}
+  assert {frozenset(layer) for layer in variables["params"].values()} == {frozenset({"kernel", "bias"})}
+
+
+def test_spectral_norm_takes_the_scale_of_every_kernel():
+  variables, x, apply = critic("spectral", "projection")
+  larger = jax.tree.map(lambda leaf: leaf * (10 if leaf.ndim > 1 else 1), variables["params"])
+  expected, _ = apply(variables, x, LABELS)
+  actual, _ = apply(variables | {"params": larger}, x, LABELS)
+  np.testing.assert_allclose(actual, expected, rtol=1e-4)
+  assert set(variables["spectral"]) == {"SpectralConv_0", "SpectralConv_1", "output", "projection"}
+
+
+def test_projection_adds_the_product_of_summed_features_and_the_vector_of_the_class():
+  variables, x, apply = critic("none", "projection")
+  logits, sown = apply(variables, x, LABELS)
+  other, _ = apply(variables, x, (LABELS + 1) % 3)
+  (features,) = sown["intermediates"]["features"]
+  assert features.shape == (4, 4, 4, 8)
+  vectors = variables["params"]["projection"]["kernel"]
+  difference = ((vectors[LABELS] - vectors[(LABELS + 1) % 3]) * np.asarray(features).sum((1, 2))).sum(-1)
+  np.testing.assert_allclose(logits - other, difference, rtol=1e-4, atol=1e-6)
+
+
+def test_labels_as_input_are_further_maps():
+  variables, x, apply = critic("none", "input")
+  assert variables["params"]["Conv_0"]["kernel"].shape == (4, 4, 2 + 3, 4)
+  logits, _ = apply(variables, x, LABELS)
+  other, _ = apply(variables, x, np.array([0, 1, 2, 1]))
+  np.testing.assert_allclose(logits[:3], other[:3], atol=1e-7)
+  assert abs(logits[3] - other[3]) > 1e-5
+
+
+def test_a_conditional_generator_draws_what_is_asked_and_the_plain_one_does_not():
+  z = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+  for conditional in (True, False):
+    g = Generator(latent_dim=5, width=4, image_shape=(8, 8, 1), conditional=conditional, num_classes=3)
+    apply = once(g.apply)
+    variables = once(g.init)(jax.random.key(0), z, LABELS[:3])
+    difference = np.abs(apply(variables, z, LABELS[:3]) - apply(variables, z, np.array([0, 1, 1])))
+    assert difference[:2].max() < 1e-7
+    assert (difference[2].max() > 1e-6) == conditional
+
+
+def test_a_conditional_network_needs_classes_and_labels():
+  g = Generator(image_shape=(8, 8, 1), conditional=True)
+  with pytest.raises(UserError, match="needs data with classes"):
+    shapes(g, 1, 100)
+  with pytest.raises(ValueError, match="needs the label"):
+    shapes(g.clone(num_classes=3), 1, 100)
+  with pytest.raises(UserError, match="needs data with classes"):
+    shapes(Discriminator(condition="input"), 1, 8, 8, 1)
