@@ -16,7 +16,15 @@ from dlcourse.report.figures import line_figure
 from dlcourse.report.write import markdown, save
 from dlcourse.train import train
 from dlcourse.trained import open_trained, report
-from dlcourse.workdir import RECORD, check_same, new_record, read_json, read_record, write_json
+from dlcourse.workdir import (
+  RECORD,
+  check_same,
+  new_record,
+  read_json,
+  read_metrics,
+  read_record,
+  write_json,
+)
 
 _DEFAULT = Options()
 _READ = ("train", "test", "seconds", "devices", "commit")  # of a result
@@ -128,6 +136,30 @@ def together(*parts: Callable) -> Callable[[Sequence[tuple[Run, Mapping[str, Any
   def summarise(results: Sequence[tuple[Run, Mapping[str, Any]]]) -> Report:
     reports = [part(results) for part in parts]
     return Report(*({k: v for report in reports for k, v in report[field].items()} for field in range(3)))
+
+  return summarise
+
+
+def rank_correlation(
+  quality: str, *metrics: str
+) -> Callable[[Sequence[tuple[Run, Mapping[str, Any]]]], Report]:
+  """A `Study.summarise`: whether metrics say how good a model is, by Spearman's ρ over evaluations.
+
+  Args:
+    quality: what a monitor measured, such as "fid/digits@400".
+    *metrics: metrics of the validation split.
+  """
+
+  def summarise(results: Sequence[tuple[Run, Mapping[str, Any]]]) -> Report:
+    from scipy.stats import spearmanr  # 0.3 s
+
+    table = []
+    for run, result in results:
+      logged = [row for row in read_metrics(result["workdir"]) if quality in row]
+      measured = {name: [row[name] for row in logged if name in row] for name in (quality, *metrics)}
+      rho = {f"ρ {name}": float(spearmanr(measured[quality], measured[name]).statistic) for name in metrics}
+      table.append({"run": run.label, "seed": run.seed, "evaluations": len(logged), **rho})
+    return Report(tables={f"{quality} against losses".replace("/", " "): table})
 
   return summarise
 

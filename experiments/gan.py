@@ -3,6 +3,7 @@
 from dlcourse.data.augment import Shift
 from dlcourse.data.images import Images
 from dlcourse.data.points import Gaussians
+from dlcourse.evaluators import Report
 from dlcourse.evaluators.image_quality import ImageQuality
 from dlcourse.evaluators.points import ModeCoverage
 from dlcourse.evaluators.samples import SampleGrid
@@ -10,12 +11,14 @@ from dlcourse.experiment import Best, Experiment, Run, Study
 from dlcourse.models import mlp_gan, stylegan
 from dlcourse.models.dcgan import Discriminator, Generator
 from dlcourse.optim import Adam, RmsProp
-from dlcourse.study import mean_by_label
+from dlcourse.report.divergences import compare_divergences
+from dlcourse.study import mean_by_label, rank_correlation, together
 from dlcourse.tasks.adversarial import Compete
 
 _SMALLEST = (
   *("--data.folds=50", "--data.per_class=10", "--data.batch_size=8", "--steps=2"),
   *("--evaluators.0.samples=4", "--evaluators.1.samples=10", "--monitors.0.samples=4"),
+  *("--monitors.1.samples=10", "--best.metric=None"),
 )
 _NARROW = ("--task.generator.width=4", "--task.discriminator.width=4")
 
@@ -25,8 +28,8 @@ def _on_digits(task: Compete, steps: int, small: tuple[str, ...] = _NARROW, batc
     data=Images("mnist_5k", batch_size=batch_size, size=32, scale="symmetric"),
     task=task,
     evaluators=(SampleGrid(), ImageQuality()),
-    monitors=(SampleGrid(),),
-    best=Best(None),
+    monitors=(SampleGrid(), ImageQuality(samples=400)),
+    best=Best("fid/digits@400", mode="min"),
     steps=steps,
     eval_every=500,
     small=(*_SMALLEST, *small),
@@ -138,27 +141,68 @@ def style_gan() -> Experiment:
 
 
 def variants() -> Study:
-  """The variants of H4.7 on one data set, by the same measures (H4.8)."""
+  """The variants of H4.7 on one data set, by the same measures (H4.8), and whether losses say how good."""
   names = ("dcgan", "cgan", "wgan", "wgan_gp", "sngan", "style_gan")
   scores = ("fid/digits@1000", "precision/digits@1000", "recall/digits@1000", "asked/digits@1000")
-  return Study(runs=tuple(Run(name, f"gan.{name}") for name in names), summarise=mean_by_label(*scores))
+  return Study(
+    runs=tuple(Run(name, f"gan.{name}") for name in names),
+    summarise=together(mean_by_label(*scores), rank_correlation("fid/digits@400", "d_loss", "g_loss")),
+  )
 
 
 def ring() -> Experiment:
-  """Eight Gaussians on a ring by perceptrons that play the plain game (Metz et al., 2017; H4.5.1)."""
+  """Eight Gaussians on a ring, by perceptrons whose discriminator is trained close to its optimum (H4.5.1)."""
   return Experiment(
     data=Gaussians("ring", batch_size=256),
     task=Compete(
-      generator=mlp_gan.Generator(),
-      discriminator=mlp_gan.Discriminator(),
-      generator_optimizer=Adam(learning_rate=1e-3, b1=0.5),
-      discriminator_optimizer=Adam(learning_rate=1e-4, b1=0.5),
+      generator=mlp_gan.Generator(latent_dim=16),
+      discriminator=mlp_gan.Discriminator(hidden_dims=(128, 128)),
+      generator_optimizer=Adam(learning_rate=1e-3, b1=0.5, schedule="cosine"),
+      discriminator_optimizer=Adam(learning_rate=1e-3, b1=0.5, schedule="cosine"),
       ema_decay=0.99,
+      critic_steps=8,
     ),
     evaluators=(ModeCoverage(),),
     best=Best(None),
-    steps=5_000,
-    eval_every=1_000,
-    log_every=250,
+    steps=10_000,
+    eval_every=2_000,
+    log_every=500,
     small=("--data.batch_size=8", "--steps=2", "--evaluators.0.samples=8"),
   )
+
+
+REMEDIES = {
+  "plain": (),
+  "saturating": ("--task.loss=minimax",),
+  "one critic step": ("--task.critic_steps=1",),
+  "gradient penalty": ("--task.gradient_penalty=1",),
+  "R1": ("--task.r1=1",),
+  "Wasserstein, penalty": ("--task.loss=wasserstein", "--task.gradient_penalty=1"),
+  "Wasserstein, clipping": ("--task.loss=wasserstein", "--task.clip=0.1"),
+  "hinge, spectral norm": ("--task.loss=hinge", "--task.discriminator.norm=spectral"),
+  "least squares": ("--task.loss=least_squares",),
+  "feature matching": ("--task.feature_matching=1",),
+  "label smoothing": ("--task.real_label=0.9",),
+  "batch norm": ("--task.discriminator.norm=batch",),
+}
+
+
+def mode_collapse() -> Study:
+  """Collapse provoked by a discriminator that is too good, and each remedy of H4.6; five seeds (H4.5.1)."""
+  return Study(
+    runs=tuple(
+      Run(label, "gan.ring", overrides, seed) for label, overrides in REMEDIES.items() for seed in range(5)
+    ),
+    summarise=mean_by_label("modes", "high_quality"),
+    small=("--data.batch_size=8", "--steps=2", "--evaluators.0.samples=8"),
+  )
+
+
+def divergences() -> Study:
+  """The best discriminator, and what the game then measures: JSD saturates where W₁ does not (H4.4.2)."""
+
+  def summarise(results: list) -> Report:
+    del results  # nothing is trained that is kept
+    return compare_divergences()
+
+  return Study(runs=(), summarise=summarise)

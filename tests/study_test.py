@@ -9,7 +9,7 @@ import pytest
 from dlcourse import study as study_module
 from dlcourse.errors import UserError
 from dlcourse.experiment import Run, Study
-from dlcourse.study import along, folders, interval, mean_by_label, run_study, together
+from dlcourse.study import along, folders, interval, mean_by_label, rank_correlation, run_study, together
 
 TINY = (
   "--data.source=digits",
@@ -43,6 +43,17 @@ def test_mean_by_label_groups_runs():
   assert [(row["run"], row["n"]) for row in rows] == [("a", 2), ("b", 1)]
   np.testing.assert_allclose([row["accuracy"] for row in rows], [0.6, 0.1])
   assert rows[0]["minutes each"] == 1.0
+
+
+def test_a_loss_that_falls_with_quality_is_told_from_one_that_does_not(tmp_path):
+  rows = [(10, 900.0, 1.0, 0.5), (20, 80.0, 0.7, 0.9), (30, 7.0, 0.69, 0.6), (40, 60.0, 0.699, 0.1)]
+  lines = [{"step": s, "split": "validation", "fid/x@9": f, "d": d, "g": g} for s, f, d, g in rows]
+  lines.append({"step": 40, "split": "train", "d": 5.0})
+  (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+  report = rank_correlation("fid/x@9", "d", "g")([(Run("dcgan", "x", seed=3), {"workdir": tmp_path})])
+  (row,) = next(iter(report.tables.values()))
+  # Ranks of FID 4 3 1 2; of d 4 3 1 2; of g 2 4 3 1: 1 - 6 (4 + 1 + 4 + 1) / (4 * 15) = 0.
+  assert row == {"run": "dcgan", "seed": 3, "evaluations": 4, "ρ d": 1.0, "ρ g": pytest.approx(0)}
 
 
 def test_a_metric_along_a_number_has_a_line_for_each_kind():
