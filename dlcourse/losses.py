@@ -133,6 +133,19 @@ def one_lipschitz_penalty(critic: Callable, real: jax.Array, fake: jax.Array, sh
   return jnp.square(norms - 1)
 
 
+def mean_absolute(made: jax.Array, true: jax.Array) -> jax.Array:
+  """Mean |made - true| of each example.
+
+  Args:
+    made, true: [B, ...].
+
+  Returns:
+    [B].
+  """
+  chex.assert_equal_shape((made, true))
+  return jnp.abs(made - true).reshape(made.shape[0], -1).mean(axis=1)
+
+
 def mean_distance(real: jax.Array, fake: jax.Array, mask: jax.Array) -> jax.Array:
   """||mean real - mean fake||² over the global batch (Salimans et al., 2016, arXiv:1606.03498; H4.6.1).
 

@@ -34,7 +34,13 @@ GENERATOR, DISCRIMINATOR, EMA = "generator", "discriminator", "ema"
 _SOWN = "intermediates"
 
 
-Part = tuple[jax.Array, jax.Array | None, jax.Array]  # images or points, labels [B], mask [B]
+class Part(NamedTuple):
+  """What the game takes from a batch: images or points, what they are made from, labels [B], mask [B]."""
+
+  real: jax.Array
+  source: jax.Array | None
+  label: jax.Array | None
+  mask: jax.Array
 
 
 class Judged(NamedTuple):
@@ -59,7 +65,8 @@ class Compete(TaskRecipe):
 
   Networks: `generator(latents [B, Z], label [B], train)` gives images in [-1, 1], or points, and has a field
   `latent_dim`; `discriminator(images, label, train, mask [B])` gives [B] numbers, large for real, and sows its
-  last features. Both may draw from the stream "noise", and keep collections that training updates.
+  last features. Both may draw from the stream "noise", and keep collections that training updates. Where the
+  data has a `source` [B, h, w, c] for each image the generator gets that in place of latents, and translates.
   """
 
   generator: nn.Module
@@ -89,6 +96,12 @@ class Compete(TaskRecipe):
   feature_matching: float = 0.0
   """Weight of the squared distance between mean features of real images and fakes, in place of the generator's
   own loss (Salimans et al., 2016, section 3.1; H4.6.1); 0: its own loss."""
+  reconstruction: float = 0.0
+  """Weight of mean |fake - image| in the loss of a generator that translates (Isola et al., 2017)."""
+  adversary: float = 1.0
+  """Weight of the generator's own loss beside the reconstruction; 0 learns from the reconstruction alone."""
+  see_source: bool = False
+  """Show the discriminator the source beside the image, so that it also judges whether they belong together."""
   augment: tuple[Augmentation, ...] = ()
   """Random changes of all that the discriminator sees, real or fake (Zhao et al., 2020, arXiv:2006.10738)."""
 
@@ -96,7 +109,7 @@ class Compete(TaskRecipe):
     """Refuses numbers out of range, and stabilisers that do not go together."""
     check_between(0, 1, {"task.ema_decay": self.ema_decay, "task.real_label": self.real_label})
     check_at_least(1, {"task.critic_steps": self.critic_steps, "task.penalty_every": self.penalty_every})
-    weights = ("gradient_penalty", "r1", "feature_matching")
+    weights = ("gradient_penalty", "r1", "feature_matching", "reconstruction", "adversary")
     check_at_least(0, {f"task.{name}": getattr(self, name) for name in weights})
     if self.clip is not None and self.clip <= 0:
       raise UserError(f"--task.clip={self.clip} leaves no weight; the paper's is 0.01")
@@ -127,6 +140,10 @@ class Compete(TaskRecipe):
         f"a batch of {size} cannot be shared by --task.critic_steps={self.critic_steps}; "
         f"--data.batch_size={near} can"
       )
+    if "source" not in spec.batch and (self.reconstruction or self.see_source or not self.adversary):
+      raise UserError(
+        "--task.reconstruction, adversary and see_source are for data that has a source for each image"
+      )
     rules = Rules(
       complete(self.generator, spec),
       complete(self.discriminator, spec),
@@ -140,7 +157,7 @@ class Compete(TaskRecipe):
       rules.train_step,
       rules.eval_step,
       rules.predict,
-      rules.generate,
+      None if "source" in spec.batch else rules.generate,
       conditional=getattr(rules.g, "conditional", False),
     )
 
@@ -163,10 +180,11 @@ class Rules(NamedTuple):
   def init(self, key: jax.Array, batch: Batch) -> TrainState:
     """Both networks, and the average, which starts at the generator's first weights."""
     key, g_key, d_key, z_key = jax.random.split(key, 4)
-    real, label, _ = self._prepared(None, batch)
-    z = self._latents(z_key, len(real))
-    of_g = dict(self.g.init({"params": g_key, "noise": z_key}, z, label, train=True))
-    of_d = dict(self.d.init({"params": d_key, "noise": z_key}, real, label, train=True))
+    part = self._prepared(None, batch)
+    inputs = self._inputs(z_key, part)
+    of_g = dict(self.g.init({"params": g_key, "noise": z_key}, inputs, part.label, train=True))
+    judged = self._beside(part.source, part.real)
+    of_d = dict(self.d.init({"params": d_key, "noise": z_key}, judged, part.label, train=True))
     of_d.pop(_SOWN, None)
     params = {GENERATOR: of_g.pop("params"), DISCRIMINATOR: of_d.pop("params")}
     opt_state = {
@@ -187,7 +205,7 @@ class Rules(NamedTuple):
 
     def earlier(critic, part_and_key):
       part, key = part_and_key
-      fakes, _ = self._made(params, stats, part[1], key, len(part[0]))
+      fakes, _ = self._made(params, stats, part, key)
       return self._train_critic(critic, part, fakes, key, due)
 
     earlier_parts, last = jax.tree.map(lambda x: x[:-1], parts), jax.tree.map(lambda x: x[-1], parts)
@@ -196,7 +214,7 @@ class Rules(NamedTuple):
       critic, measured = jax.lax.scan(earlier, critic, (earlier_parts, keys[:-1]))
       measured = jax.tree.map(lambda x: x.sum(axis=0), measured)
     fakes, through_generator, g_stats = jax.vjp(
-      lambda p: self._made(p, stats, last[1], keys[-1], len(last[0])), params, has_aux=True
+      lambda p: self._made(p, stats, last, keys[-1]), params, has_aux=True
     )
     critic, d_measured = self._train_critic(critic, last, fakes, keys[-1], due)
     measured = jax.tree.map(jnp.add, measured, d_measured) if measured else d_measured
@@ -219,26 +237,32 @@ class Rules(NamedTuple):
     Batch norm of the discriminator goes by each batch, as in training: running averages mix real images with
     fakes.
     """
-    real, label, mask = self._prepared(None, batch)
-    game = self._game
-    on_real = self._score(state, real, label, mask)
-    on_fake = self._score(state, self._sampled(state, key, label, len(real)), label, mask)
-    return {
-      "d_loss": metrics.mean(game.real(on_real, 1.0) + game.fake(on_fake), mask),
-      "d_real": metrics.mean(game.score(on_real), mask),
-      "d_fake": metrics.mean(game.score(on_fake), mask),
-      "g_loss": metrics.mean(game.generator(on_fake), mask),
+    part, game = self._prepared(None, batch), self._game
+    made = self._sampled(state, key, part)
+    on_real, on_fake = self._score(state, part.real, part), self._score(state, made, part)
+    measured = {
+      "d_loss": metrics.mean(game.real(on_real, 1.0) + game.fake(on_fake), part.mask),
+      "d_real": metrics.mean(game.score(on_real), part.mask),
+      "d_fake": metrics.mean(game.score(on_fake), part.mask),
+      "g_loss": metrics.mean(game.generator(on_fake), part.mask),
     }
+    if part.source is None:
+      return measured
+    return measured | {"error": metrics.mean(losses.mean_absolute(made, part.real), part.mask)}
 
-  def predict(self, state: TrainState, key: jax.Array, batch: Batch) -> jax.Array:
-    """D(x) of real images [B]: the probability of being real, or what a critic says."""
-    del key
-    return self._game.score(self._score(state, *self._prepared(None, batch)))
+  def predict(self, state: TrainState, key: jax.Array, batch: Batch) -> jax.Array | dict[str, jax.Array]:
+    """D(x) of real images [B], as a probability or as a critic says; of sources {"image"}, what they become."""
+    part = self._prepared(None, batch)
+    if part.source is not None:
+      return {"image": self.spec.unscale(self._sampled(state, key, part))}
+    return self._game.score(self._score(state, part.real, part))
 
   def generate(self, state: TrainState, key: jax.Array, request: Batch) -> dict[str, jax.Array]:
     """Samples of the averaged generator; the request is {"index" [N]} and, if conditional, "label" [N]."""
-    made = self._sampled(state, key, request.get("label"), len(request["index"]))
-    return {self._kind: self.spec.unscale(made)}
+    asked = Part(
+      request["index"], None, request.get("label"), request["index"]
+    )  # of which only the length counts
+    return {self._kind: self.spec.unscale(self._sampled(state, key, asked))}
 
   @property
   def _game(self) -> losses.Game:
@@ -251,26 +275,40 @@ class Rules(NamedTuple):
 
   def _prepared(self, key, batch) -> Part:
     batch = self.spec.prepare(key, batch)
-    return batch[self._kind], batch.get("label"), batch["mask"]
+    return Part(batch[self._kind], batch.get("source"), batch.get("label"), batch["mask"])
 
   def _parts(self, batch: Part) -> Part:
     """[B, ...] -> [critic_steps, B / critic_steps, ...]; every device keeps its own rows."""
     count = self.recipe.critic_steps
     return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
 
-  def _latents(self, key, count):
-    return jax.random.normal(key, (count, self.g.latent_dim))
+  def _inputs(self, key, part: Part) -> jax.Array:
+    """What the generator makes images from: as many latents [B, Z], or the sources."""
+    if part.source is not None:
+      return part.source
+    return jax.random.normal(key, (len(part.real), self.g.latent_dim))
 
-  def _made(self, params, stats, label, key, count):
+  def _made(self, params, stats, part: Part, key):
     """Fakes in training mode: (images, the generator's new collections)."""
     z_key, noise_key = jax.random.split(key)
-    variables, z = {"params": params, **stats}, self._latents(z_key, count)
-    return self.g.apply(variables, z, label, train=True, rngs={"noise": noise_key}, mutable=list(stats))
+    variables, inputs = {"params": params, **stats}, self._inputs(z_key, part)
+    rngs = {"noise": noise_key}
+    return self.g.apply(variables, inputs, part.label, train=True, rngs=rngs, mutable=list(stats))
 
-  def _sampled(self, state, key, label, count):
+  def _sampled(self, state, key, part: Part):
     z_key, noise_key = jax.random.split(key)
     variables = {"params": state.model_state[EMA], **state.model_state[GENERATOR]}
-    return self.g.apply(variables, self._latents(z_key, count), label, train=False, rngs={"noise": noise_key})
+    return self.g.apply(
+      variables, self._inputs(z_key, part), part.label, train=False, rngs={"noise": noise_key}
+    )
+
+  def _beside(self, source, images):
+    """Images with their sources as further channels, where the discriminator is to see them."""
+    if not self.recipe.see_source:
+      return images
+    for axis in (1, 2):
+      source = source.repeat(images.shape[axis] // source.shape[axis], axis)
+    return jnp.concatenate([images, source], axis=-1)
 
   def _judged(self, params, stats, images, label, key, mask=None) -> Judged:
     """In training mode."""
@@ -281,12 +319,14 @@ class Rules(NamedTuple):
     (features,) = kept.pop(_SOWN, {}).get("features", (None,))
     return Judged(outputs, features, kept)
 
-  def _score(self, state, images, label, mask):
-    stats, key = state.model_state[DISCRIMINATOR], jax.random.key(0)
-    return self._judged(state.params[DISCRIMINATOR], stats, images, label, key, mask).outputs
+  def _score(self, state, images, part: Part):
+    params, stats = state.params[DISCRIMINATOR], state.model_state[DISCRIMINATOR]
+    seen = self._beside(part.source, images)
+    return self._judged(params, stats, seen, part.label, jax.random.key(0), part.mask).outputs
 
-  def _seen(self, key, images):
+  def _seen(self, key, images, part: Part):
     """What the discriminator sees of images in model space."""
+    images = self._beside(part.source, images)
     for index, change in enumerate(self.recipe.augment):
       images = self.spec.scale(change(jax.random.fold_in(key, index), self.spec.unscale(images)))
     return images
@@ -303,9 +343,9 @@ class Rules(NamedTuple):
     return Player(params, opt_state, stats), measured
 
   def _critic_loss(self, params, stats, part: Part, fakes, key, due):
-    (real, label, mask), game = part, self._game
+    (_, _, label, mask), game = part, self._game
     keys = jax.random.split(key, 5)
-    real, fakes = self._seen(keys[0], real), self._seen(keys[1], fakes)
+    real, fakes = self._seen(keys[0], part.real, part), self._seen(keys[1], fakes, part)
     on_real, _, stats = self._judged(params, stats, real, label, keys[2])
     on_fake, _, stats = self._judged(params, stats, fakes, label, keys[3])
     each = game.real(on_real, self.recipe.real_label) + game.fake(on_fake)
@@ -342,14 +382,14 @@ class Rules(NamedTuple):
     return jax.lax.cond(due, weighed, lambda: jnp.zeros(len(real)))
 
   def _generator_loss(self, fakes, critic: Player, part: Part, key):
-    real, label, mask = part
+    _, _, label, mask = part
     keys = jax.random.split(jax.random.fold_in(key, 2), 4)
     judge = functools.partial(self._judged, critic.params, critic.stats)
-    of_fakes = judge(self._seen(keys[0], fakes), label, keys[1])
+    of_fakes = judge(self._seen(keys[0], fakes, part), label, keys[1])
     loss = metrics.mean(self._game.generator(of_fakes.outputs), mask)
     measured = {"g_loss": loss}
     if weight := self.recipe.feature_matching:
-      of_real = judge(self._seen(keys[2], real), label, keys[3])
+      of_real = judge(self._seen(keys[2], part.real, part), label, keys[3])
       if of_real.features is None:
         raise UserError(
           "--task.feature_matching needs a discriminator that shows its features by "
@@ -359,4 +399,8 @@ class Rules(NamedTuple):
       # The same number for every example, so that dividing by the global weight leaves it what it is.
       loss = metrics.mean(weight * distance * jnp.ones_like(mask), mask)
       measured["matching"] = loss
-    return loss.total, loss.weight, measured
+    total = self.recipe.adversary * loss.total
+    if weight := self.recipe.reconstruction:
+      measured["error"] = metrics.mean(losses.mean_absolute(fakes, part.real), mask)
+      total += weight * measured["error"].total
+    return total, loss.weight, measured

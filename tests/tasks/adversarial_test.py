@@ -364,3 +364,67 @@ def test_features_that_nobody_shows_cannot_be_matched():
   task = Compete(LinearGenerator(), Hidden(), Sgd(), Sgd(), feature_matching=1.0).build(spec_of(BATCH), 10)
   with pytest.raises(UserError, match="needs a discriminator that shows its features"):
     jax.eval_shape(task.train_step, jax.eval_shape(task.init, jax.random.key(0), BATCH), BATCH)
+
+
+class LinearTranslator(nn.Module):
+  """Sources [B, 1, 1, 3] to images [B, 1, 3, 1]."""
+
+  @nn.compact
+  def __call__(self, source, label=None, train=False):
+    return nn.Dense(3)(source.reshape(-1, 3)).reshape(-1, 1, 3, 1)
+
+
+class Sees(nn.Module):
+  """A discriminator of as many weights as the channels that it is shown."""
+
+  @nn.compact
+  def __call__(self, x, label=None, train=False, mask=None):
+    return nn.Dense(1)(x.mean(axis=(1, 2)))[:, 0]
+
+
+SOURCES = BATCH | {"source": RNG.normal(size=(6, 1, 1, 3)).astype(np.float32)}
+
+
+def translation(discriminator, **fields):
+  recipe = Compete(
+    LinearTranslator(), discriminator, Sgd(learning_rate=RATE), Sgd(learning_rate=RATE), EMA, **fields
+  )
+  task = recipe.build(spec_of(SOURCES), 10)
+  return task, jax.jit(task.init)(jax.random.key(0), SOURCES)
+
+
+def test_a_generator_that_only_reconstructs_descends_the_mean_absolute_error():
+  task, state = translation(LinearDiscriminator(), reconstruction=3.0, adversary=0.0)
+
+  def error(g):
+    return 3 * masked(
+      jnp.abs(images(g, SOURCES["source"].reshape(6, 3)) - SOURCES["image"].reshape(6, 3)).mean(1)
+    )
+
+  g = state.params["generator"]
+  after, measured = jax.jit(task.train_step)(state, SOURCES)
+  chex.assert_trees_all_close(after.params["generator"], descended(g, RATE, error), atol=1e-5)
+  assert 3 * measured["error"].value() == pytest.approx(float(error(g)), rel=1e-5)
+  made = task.predict(after, jax.random.key(0), SOURCES)["image"].reshape(6, 3)
+  ema = after.model_state["ema"]
+  np.testing.assert_allclose(made, (images(ema, SOURCES["source"].reshape(6, 3)) + 1) / 2, atol=1e-5)
+  assert task.generate is None
+
+
+@pytest.mark.parametrize(("see_source", "channels"), [(False, 1), (True, 4)])
+def test_a_discriminator_may_see_what_an_image_was_made_from(see_source, channels):
+  task, state = translation(Sees(), see_source=see_source)
+  assert state.params["discriminator"]["Dense_0"]["kernel"].shape == (channels, 1)
+  _, measured = jax.jit(task.train_step)(state, SOURCES)
+  shown = SOURCES["image"].mean(axis=(1, 2))
+  if see_source:
+    shown = np.concatenate([shown, SOURCES["source"].mean(axis=(1, 2))], axis=1)
+  layer = state.params["discriminator"]["Dense_0"]
+  scores = (shown @ layer["kernel"] + layer["bias"])[:, 0]
+  assert measured["d_real"].value() == pytest.approx(float(masked(jax.nn.sigmoid(scores))), rel=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{"reconstruction": 1.0}, {"adversary": 0.0}, {"see_source": True}])
+def test_what_needs_a_source_is_refused_without_one(fields):
+  with pytest.raises(UserError, match="for data that has a source for each image"):
+    build(**fields)
