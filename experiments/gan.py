@@ -157,9 +157,8 @@ def ring() -> Experiment:
     task=Compete(
       generator=mlp_gan.Generator(latent_dim=16),
       discriminator=mlp_gan.Discriminator(hidden_dims=(128, 128)),
-      generator_optimizer=Adam(learning_rate=1e-3, b1=0.5, schedule="cosine"),
-      discriminator_optimizer=Adam(learning_rate=1e-3, b1=0.5, schedule="cosine"),
-      ema_decay=0.99,
+      generator_optimizer=Adam(learning_rate=1e-3, b1=0.5),
+      discriminator_optimizer=Adam(learning_rate=1e-3, b1=0.5),
       critic_steps=8,
     ),
     evaluators=(ModeCoverage(),),
