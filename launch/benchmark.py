@@ -32,7 +32,10 @@ import peers
 from dlcourse import platform
 
 CONTESTANTS = ("ours", "torch", "torch+malloc", "keras", "keras+malloc")
-COMPILED = {"gpt": ("torch_compiled", "torch_compiled+malloc")}  # further ones of a slice
+OTHERS = {  # of a slice, where they are not these
+  "gpt": (*CONTESTANTS, "torch_compiled", "torch_compiled+malloc"),
+  "wgan_gp": ("ours", "torch", "torch+malloc"),
+}
 _SGEMM = 2048  # side of the matrices that measure the core's peak
 
 
@@ -42,6 +45,7 @@ EXPERIMENTS = {
   "char_lstm": ("recurrent.char_lstm", ()),
   "gpt": ("transformer.char_gpt", ("--task.model.body.positions=learned", "--task.model.body.window=None")),
   "dcgan": ("gan.dcgan", ("--task.generator.width=64", "--task.discriminator.width=64")),
+  "wgan_gp": ("gan.wgan_gp", ("--task.generator.width=64", "--task.discriminator.width=64")),
   "vae": ("vae.mlp", ()),
 }
 
@@ -280,7 +284,7 @@ def compete(name: str, arguments: argparse.Namespace) -> dict[str, list[dict[str
   with contextlib.ExitStack() as stack:
     workers = {
       contestant: stack.enter_context(_Worker(contestant, name, arguments.core))
-      for contestant in (*CONTESTANTS, *COMPILED.get(name, ()))
+      for contestant in OTHERS.get(name, CONTESTANTS)
     }
     return _rounds(workers, arguments)
 

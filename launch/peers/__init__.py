@@ -19,12 +19,13 @@ import numpy as np
 Step = Callable[[], None]
 
 FRAMEWORKS = ("torch", "torch_compiled", "keras")
-SLICES = ("lenet5", "resnet18", "mobilenet_v2", "lstm", "gru", "char_lstm", "gpt", "dcgan", "vae")
+SLICES = ("lenet5", "resnet18", "mobilenet_v2", "lstm", "gru", "char_lstm", "gpt", "dcgan", "wgan_gp", "vae")
 
 HIDDEN = 128  # units of `lstm` and `gru`
 SYMBOLS, EMBEDDING, CHAR_HIDDEN = 84, 64, 256  # `char_lstm`
 GPT_LAYERS, GPT_WIDTH, GPT_HEADS = 4, 128, 4  # `gpt`, on symbols too
-LATENT, BASE = 64, 64  # `dcgan`: length of the noise, channels of the widest feature map
+LATENT, BASE = 64, 64  # `dcgan`, `wgan_gp`: length of the noise, channels of the widest feature map
+CRITIC_STEPS, PENALTY = 5, 10.0  # `wgan_gp`
 CODE, VAE_HIDDEN = 20, 400  # `vae`
 
 
@@ -33,7 +34,7 @@ def step(framework: str, name: str) -> Step:
 
   Args:
     framework: one of `FRAMEWORKS`; torch_compiled (Inductor) for the slice gpt alone.
-    name: one of `SLICES`.
+    name: one of `SLICES`; wgan_gp in PyTorch alone.
 
   Raises:
     KeyError: there is no such slice.
@@ -53,7 +54,8 @@ def batch(name: str) -> tuple[np.ndarray, ...]:
     lenet5: images [128, 32, 32, 1], labels [128]; resnet18: [32, 32, 32, 3], [32]; mobilenet_v2:
     [8, 224, 224, 3], [8]; lstm, gru: inputs and targets [64, 128, 64];
     char_lstm: symbols and the symbols that follow [32, 128]; gpt: the same [16, 128]; dcgan: images
-    [64, 32, 32, 1] in [-1, 1]; vae: binary images [128, 784]. Floats are float32, integers int32.
+    [64, 32, 32, 1] in [-1, 1]; wgan_gp: [320, 32, 32, 1]; vae: binary images [128, 784]. Floats are
+    float32, integers int32.
   """
   rng = np.random.default_rng(0)
   normal = partial(rng.standard_normal, dtype=np.float32)
@@ -66,8 +68,8 @@ def batch(name: str) -> tuple[np.ndarray, ...]:
   if name in ("char_lstm", "gpt"):
     text = rng.integers(SYMBOLS, size=(32 if name == "char_lstm" else 16, 129), dtype=np.int32)
     return text[:, :-1], text[:, 1:]
-  if name == "dcgan":
-    return (np.tanh(normal((64, 32, 32, 1))),)
+  if name in ("dcgan", "wgan_gp"):
+    return (np.tanh(normal((64 if name == "dcgan" else 64 * CRITIC_STEPS, 32, 32, 1))),)
   if name == "vae":
     return ((normal((128, 784)) > 0).astype(np.float32),)
   return normal((64, 128, 64)), normal((64, 128, 64))
@@ -90,12 +92,18 @@ def flops(name: str) -> int:
   if name == "gpt":
     looking = 2 * 128 * GPT_WIDTH  # scores and means of one query, causal or not
     return 2 * 16 * 128 * 3 * (GPT_LAYERS * (12 * GPT_WIDTH**2 + looking) + GPT_WIDTH * SYMBOLS)
-  if name == "dcgan":
+  if name in ("dcgan", "wgan_gp"):
     dense, wide = LATENT * 16 * 4 * BASE, 2 * (16 * 16) * (4 * BASE) * (2 * BASE)
     image = 16 * 16 * 16 * BASE
     generator = 3 * (dense + wide + image) - dense
     discriminator = image + wide + 16 * 4 * BASE
-    return 2 * 64 * (generator + 2 * (3 * discriminator - image) + 2 * discriminator)
+    learns, through = 3 * discriminator - image, 2 * discriminator  # with and without gradients of the weights
+    if name == "dcgan":
+      return 2 * 64 * (generator + 2 * learns + through)
+    # The penalty: forward and back to the image, and both of these back again.
+    penalty = through + 2 * through
+    critic = dense + wide + image + 2 * learns + penalty
+    return 2 * 64 * (CRITIC_STEPS * critic + generator - (dense + wide + image) + through)
   if name == "vae":
     first = 784 * VAE_HIDDEN
     rest = VAE_HIDDEN * 2 * CODE + CODE * VAE_HIDDEN + VAE_HIDDEN * 784

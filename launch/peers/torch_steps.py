@@ -15,12 +15,14 @@ from peers import (
   BASE,
   CHAR_HIDDEN,
   CODE,
+  CRITIC_STEPS,
   EMBEDDING,
   GPT_HEADS,
   GPT_LAYERS,
   GPT_WIDTH,
   HIDDEN,
   LATENT,
+  PENALTY,
   SYMBOLS,
   VAE_HIDDEN,
   Step,
@@ -163,24 +165,36 @@ def _torch_gpt(symbols: np.ndarray, following: np.ndarray, compiled: bool = Fals
   return _torch_step(optimizer, torch.compile(loss) if compiled else loss)
 
 
-def _torch_dcgan(images: np.ndarray) -> Step:
-  import torch
+def _torch_generator() -> Any:
   from torch import nn
 
   b = BASE
-  generator = nn.Sequential(
+  return nn.Sequential(
     nn.Linear(LATENT, 16 * 4 * b, bias=False), nn.Unflatten(1, (4 * b, 4, 4)),
     nn.BatchNorm2d(4 * b), nn.ReLU(),
     nn.ConvTranspose2d(4 * b, 2 * b, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * b), nn.ReLU(),
     nn.ConvTranspose2d(2 * b, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(),
     nn.ConvTranspose2d(b, 1, 4, 2, 1), nn.Tanh(),
   )  # fmt: skip
-  discriminator = nn.Sequential(
+
+
+def _torch_discriminator(norm: Callable[[int], Any], bias: bool) -> Any:
+  from torch import nn
+
+  b = BASE
+  return nn.Sequential(
     nn.Conv2d(1, b, 4, 2, 1), nn.LeakyReLU(0.2),
-    nn.Conv2d(b, 2 * b, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * b), nn.LeakyReLU(0.2),
-    nn.Conv2d(2 * b, 4 * b, 4, 2, 1, bias=False), nn.BatchNorm2d(4 * b), nn.LeakyReLU(0.2),
+    nn.Conv2d(b, 2 * b, 4, 2, 1, bias=bias), norm(2 * b), nn.LeakyReLU(0.2),
+    nn.Conv2d(2 * b, 4 * b, 4, 2, 1, bias=bias), norm(4 * b), nn.LeakyReLU(0.2),
     nn.Flatten(), nn.Linear(16 * 4 * b, 1),
   )  # fmt: skip
+
+
+def _torch_dcgan(images: np.ndarray) -> Step:
+  import torch
+  from torch import nn
+
+  generator, discriminator = _torch_generator(), _torch_discriminator(nn.BatchNorm2d, bias=False)
   adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999))
   g_optimizer, d_optimizer = adam(generator.parameters()), adam(discriminator.parameters())
   real = _torch_images(images)
@@ -192,12 +206,45 @@ def _torch_dcgan(images: np.ndarray) -> Step:
     d_loss = softplus(-discriminator(real)).mean() + softplus(discriminator(fake.detach())).mean()
     d_loss.backward()
     d_optimizer.step()
+    _torch_teach(generator, g_optimizer, discriminator, lambda: softplus(-discriminator(fake)).mean())
 
-    g_optimizer.zero_grad()
-    discriminator.requires_grad_(False)  # or its unused weight gradients are computed too
-    softplus(-discriminator(fake)).mean().backward()
-    discriminator.requires_grad_(True)
-    g_optimizer.step()
+  return train
+
+
+def _torch_teach(generator: Any, optimizer: Any, discriminator: Any, loss: Callable[[], Any]) -> None:
+  """One update of the generator."""
+  optimizer.zero_grad()
+  discriminator.requires_grad_(False)  # or its unused weight gradients are computed too
+  loss().backward()
+  discriminator.requires_grad_(True)
+  optimizer.step()
+
+
+def _torch_wgan_gp(images: np.ndarray) -> Step:
+  import torch
+  from torch import nn
+
+  generator, critic = _torch_generator(), _torch_discriminator(partial(nn.GroupNorm, 1), bias=True)
+  adam = partial(torch.optim.Adam, lr=2e-4, betas=(0.0, 0.9))
+  g_optimizer, d_optimizer = adam(generator.parameters()), adam(critic.parameters())
+  parts = _torch_images(images).chunk(CRITIC_STEPS)
+
+  def penalty(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    share = torch.rand(len(real), 1, 1, 1)
+    between = (share * real + (1 - share) * fake).requires_grad_()
+    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    return ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
+
+  def train() -> None:
+    for number, real in enumerate(parts):
+      with torch.set_grad_enabled(number == CRITIC_STEPS - 1):  # the generator learns through the last fakes
+        fake = generator(torch.randn(len(real), LATENT))
+      d_optimizer.zero_grad()
+      seen = fake.detach()
+      d_loss = critic(seen).mean() - critic(real).mean() + PENALTY * penalty(real, seen)
+      d_loss.backward()
+      d_optimizer.step()
+    _torch_teach(generator, g_optimizer, critic, lambda: -critic(fake).mean())
 
   return train
 
@@ -230,5 +277,6 @@ BUILDERS = {
   "char_lstm": _torch_char_lstm,
   "gpt": _torch_gpt,
   "dcgan": _torch_dcgan,
+  "wgan_gp": _torch_wgan_gp,
   "vae": _torch_vae,
 }
