@@ -173,13 +173,13 @@ def sentiment_minilm() -> Experiment:
 def masked_words() -> Experiment:
   """BERT's first task: hidden words of film reviews from those around them (Devlin et al., 2019; H3.12.4)."""
   return Experiment(
-    data=Sentences("imdb", batch_size=64, vocab_size=5_000, longest=64, buckets=1),
+    data=Sentences("imdb", batch_size=64, vocab_size=5_000, longest=32, buckets=1),
     task=MaskLanguage(
       BertMasked(Bert(bert_layer(128, 4), num_layers=4, max_length=64)),
-      AdamW(learning_rate=2e-3, schedule="cosine", warmup_steps=100, clip_norm=1.0, weight_decay=0.01),
+      AdamW(learning_rate=5e-4, schedule="cosine", warmup_steps=200, clip_norm=1.0, weight_decay=0.01),
     ),
-    steps=1_000,
-    eval_every=250,
+    steps=3_000,
+    eval_every=500,
     best=Best("loss"),
     small=(
       *("--data.batch_size=8", "--steps=2", "--task.optimizer.warmup_steps=0", "--data.longest=8"),
