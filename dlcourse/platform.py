@@ -3,10 +3,14 @@
 Nothing here imports JAX at module level: `tune_malloc` has to run before JAX allocates.
 """
 
+import contextlib
+import contextvars
 import ctypes
 import os
 import pathlib
+import re
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from absl import logging
@@ -24,6 +28,55 @@ _MALLOC_OPTIONS = {
   -8: 1,  # M_ARENA_MAX: one heap for all threads
 }
 
+# What `jax.Device.device_kind` reads (of a part of a card, MIG, it reads otherwise), and the vendor's peaks in
+# TFLOP/s without sparsity: of bfloat16, and of float32 as JAX multiplies it by default, which is TF32 on a GPU
+# that has it and one pass of bfloat16 on a TPU. A GPU without units for bfloat16 computes that in float32.
+_PEAKS = (
+  (r"Tesla V100-SXM2-\d+GB", 15.7, 15.7),  # NVIDIA V100 datasheet, 2020
+  (r"Tesla V100-PCIE-\d+GB", 14.0, 14.0),  # the same
+  (r"Tesla T4", 8.1, 8.1),  # NVIDIA T4 datasheet, 2019
+  (r"(NVIDIA )?A100-(SXM4|PCIE|PCIe)-\d+GB|NVIDIA A100 80GB PCIe", 312.0, 156.0),  # NVIDIA A100 datasheet, 2021
+  (r"NVIDIA L4", 121.0, 60.0),  # half of NVIDIA L4 datasheet, 2023, which counts sparsity
+  (r"NVIDIA GeForce RTX 4090", 165.2, 82.6),  # NVIDIA Ada architecture whitepaper, appendix A
+  (r"NVIDIA H100 80GB HBM3", 989.4, 494.7),  # NVIDIA H100 architecture whitepaper, SXM5
+  (r"NVIDIA H100 PCIe", 756.0, 378.0),  # the same, PCIe
+  (r"NVIDIA H100 NVL", 835.5, 417.5),  # half of NVIDIA H100 datasheet, 2024, which counts sparsity
+  (r"NVIDIA H200", 989.5, 494.5),  # half of NVIDIA H200 datasheet, 2024, which counts sparsity
+  (r"TPU v3", 61.5, 61.5),  # cloud.google.com/tpu/docs/v3: 123 a chip, of which JAX sees the two cores
+  (r"TPU v4", 275.0, 275.0),  # cloud.google.com/tpu/docs/v4
+  (r"TPU v5( lite|e)", 197.0, 197.0),  # cloud.google.com/tpu/docs/v5e
+  (r"TPU v5p?", 459.0, 459.0),  # cloud.google.com/tpu/docs/v5p
+  (r"TPU v6( lite|e)", 918.0, 918.0),  # cloud.google.com/tpu/docs/v6e
+)
+
+_plain: contextvars.ContextVar[bool] = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_formulas() -> Iterator[None]:
+  """What is traced within is as the models mean it, and not as one platform computes it fastest."""
+  token = _plain.set(True)
+  try:
+    yield
+  finally:
+    _plain.reset(token)
+
+
+def peak_flops(kind: str, dtype: str) -> float | None:
+  """Most floating-point operations a second that a device makes of matrix products, by its vendor.
+
+  Args:
+    kind: `jax.Device.device_kind`.
+    dtype: name of the type of what is multiplied.
+
+  Returns:
+    None where it is not known, as of CPUs, and of types but "bfloat16" and "float32".
+  """
+  for pattern, *peaks in _PEAKS:
+    if re.fullmatch(pattern, kind) and dtype in ("bfloat16", "float32"):
+      return peaks[dtype == "float32"] * 1e12
+  return None
+
 
 def canonical_convolutions() -> bool:
   """Whether `dlcourse.models` writes gradients of its own: of convolutions, max pooling, batch norm,
@@ -37,7 +90,8 @@ def canonical_convolutions() -> bool:
   """
   import jax
 
-  return jax.default_backend() == "cpu" and os.environ.get("DLCOURSE_PLAIN_CONV") != "1"
+  wanted = not _plain.get() and os.environ.get("DLCOURSE_PLAIN_CONV") != "1"
+  return wanted and jax.default_backend() == "cpu"
 
 
 def fused_attention(dtype: "jax.typing.DTypeLike") -> bool:
@@ -47,7 +101,7 @@ def fused_attention(dtype: "jax.typing.DTypeLike") -> bool:
   """
   import jax
 
-  return jax.default_backend() == "gpu" and jax.numpy.dtype(dtype).itemsize == 2
+  return not _plain.get() and jax.default_backend() == "gpu" and jax.numpy.dtype(dtype).itemsize == 2
 
 
 def tune_malloc() -> bool:

@@ -1,19 +1,22 @@
 """What starts from a workdir alone: evaluate, sample, report."""
 
+import collections
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 from absl import logging
 
-from dlcourse import workdir
+from dlcourse import watermark, workdir
 from dlcourse.checkpoint import Checkpoints, Gone, Progress
 from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError
 from dlcourse.evaluators import measure
 from dlcourse.evaluators.samples import Request, draw, save_samples
 from dlcourse.experiment import Experiment, differences
+from dlcourse.flops import step_flops, utilisation
 from dlcourse.parallel import Program
 from dlcourse.report.layers import task_summary
 from dlcourse.report.write import write_report
@@ -23,6 +26,7 @@ from dlcourse.train import assemble
 Which = Literal["best", "last"]
 _OTHER: Mapping[Which, Which] = {"best": "last", "last": "best"}
 _TRIES = 3
+_COUNTED_STEPS = 200  # whose batches say how long those of a run are
 
 
 class Trained(NamedTuple):
@@ -84,14 +88,20 @@ def evaluate(trained: Trained, split: str = "test") -> dict[str, float]:
   return values
 
 
-def sample(trained: Trained, request: Request, seed: int = 0) -> list[pathlib.Path]:
+def sample(trained: Trained, request: Request, seed: int = 0, mark: bool = False) -> list[pathlib.Path]:
   """Draws samples and writes them under `samples/`, each PNG with its provenance (H4.10.3).
+
+  Args:
+    trained: what draws them.
+    request: what is asked for.
+    seed: of the draws.
+    mark: embed `dlcourse.watermark.PAYLOAD` in each image.
 
   Returns:
     The files written.
 
   Raises:
-    UserError: the task does not generate, or not from such a request.
+    UserError: the task does not generate, or not from such a request, or what it makes takes no mark.
   """
   if trained.program.generate is None:
     raise UserError(f"{trained.record['experiment']} does not generate: its task only predicts")
@@ -106,6 +116,12 @@ def sample(trained: Trained, request: Request, seed: int = 0) -> list[pathlib.Pa
     "Step": str(int(trained.state.step)),
     "Seed": str(seed),
   }
+  if mark:
+    if "image" not in outputs:
+      raise UserError("--watermark is for images; this model makes something else")
+    drawn = np.round(np.clip(outputs["image"], 0, 1) * 255).astype(np.uint8)
+    outputs = {**outputs, "image": watermark.embed(drawn, watermark.PAYLOAD) / 255}
+    made_by["Watermark"] = "".join(map(str, watermark.PAYLOAD)) + ", to be read by dlcourse.watermark"
   return save_samples(outputs, spec, trained.path / "samples", made_by)
 
 
@@ -114,23 +130,47 @@ def _values(row: Mapping[str, Any]) -> dict[str, float]:
   return {name: value for name, value in row.items() if name not in ("step", "split", "seconds")}
 
 
+def _work(trained: Trained, steps: int, seconds: float) -> dict[str, float]:
+  """`step_flops`, and `mfu` where the peak of the devices is known; its time includes that of compilation.
+
+  Of batches of several lengths it is the mean over the first ones. Nothing where a part of the network is
+  computed once before the training.
+  """
+  task, data, devices = trained.program.task, trained.data, trained.record["devices"]
+  if task.precompute:
+    return {}
+  batches = [data.spec.batch]
+  if any(name.endswith("lengths") for name in data.spec.batch):
+    batches = (data.batch(trained.record["seed"], step) for step in range(min(steps, _COUNTED_STEPS)))
+  shapes = [tuple((name, x.shape, x.dtype) for name, x in batch.items()) for batch in batches]
+  mean: collections.Counter[str] = collections.Counter()
+  for shape, count in collections.Counter(shapes).items():
+    batch = {name: jax.ShapeDtypeStruct(*array) for name, *array in shape}
+    flops = step_flops(task.train_step, trained.program.state, batch)
+    mean.update({dtype: number * count / len(shapes) for dtype, number in flops.items()})
+  mfu = utilisation({t: n * steps for t, n in mean.items()}, seconds, devices["kind"], devices["count"])
+  return {"step_flops": round(mean.total()), **({} if mfu is None else {"mfu": mfu})}
+
+
 def report(trained: Trained) -> dict[str, Any]:
   """Writes `report/` (curves, layers, evaluators) and `result.json`, which it returns."""
   test = measure(trained.program, trained.state, trained.data, "test")
   rows = workdir.read_metrics(trained.path)
+  seconds = sum(row.get("seconds", 0.0) for row in rows)
   result = {
     "experiment": trained.record["experiment"],
     "overrides": trained.record["overrides"],
     "seed": trained.record["seed"],
     "steps": max((row["step"] for row in rows), default=int(trained.state.step)),
     "best_step": trained.progress.best_step,
-    "seconds": round(sum(row.get("seconds", 0.0) for row in rows), 1),
+    "seconds": round(seconds, 1),
     "commit": trained.record.get("commit"),
     "devices": trained.record["devices"],
     "versions": trained.record["versions"],
     "train": next((_values(row) for row in reversed(rows) if row["split"] == "train"), {}),
     "test": test,
   }
+  result |= _work(trained, result["steps"], seconds)
   key = jax.random.key(0)
   reports = {
     type(evaluator).__name__: evaluator(

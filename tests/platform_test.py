@@ -43,6 +43,49 @@ def test_canonical_convolutions_can_be_turned_off(monkeypatch):
   assert not platform.canonical_convolutions()
 
 
+def test_the_plain_formulas_are_those_of_no_platform(monkeypatch):
+  monkeypatch.delenv("DLCOURSE_PLAIN_CONV", raising=False)
+  for backend in ("cpu", "gpu"):
+    monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+    chosen = (platform.canonical_convolutions(), platform.fused_attention("bfloat16"))
+    assert any(chosen)
+    with platform.plain_formulas():
+      assert not platform.canonical_convolutions()
+      assert not platform.fused_attention("bfloat16")
+    assert (platform.canonical_convolutions(), platform.fused_attention("bfloat16")) == chosen
+
+
+@pytest.mark.parametrize(
+  ("kind", "half", "single"),
+  [
+    ("NVIDIA A100-SXM4-40GB", 312, 156),
+    ("NVIDIA A100 80GB PCIe", 312, 156),
+    ("NVIDIA H100 80GB HBM3", 989.4, 494.7),
+    ("NVIDIA L4", 121, 60),
+    ("Tesla T4", 8.1, 8.1),
+    ("TPU v5 lite", 197, 197),
+    ("TPU v5", 459, 459),
+  ],
+)
+def test_peaks_are_those_of_the_very_device(kind, half, single):
+  assert platform.peak_flops(kind, "bfloat16") == half * 1e12
+  assert platform.peak_flops(kind, "float32") == single * 1e12
+
+
+@pytest.mark.parametrize(
+  "kind",
+  [
+    "NVIDIA L40S",
+    "NVIDIA A100-SXM4-40GB MIG 3g.20gb",
+    "NVIDIA GeForce RTX 4090 Laptop GPU",
+    "TPU v4 lite",
+    "cpu",
+  ],
+)
+def test_peaks_of_other_devices_are_not_known(kind):
+  assert platform.peak_flops(kind, "float32") is None
+
+
 TUNE = "from dlcourse import platform; print(platform.tune_malloc())"
 
 

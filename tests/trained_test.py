@@ -1,18 +1,24 @@
 """What starts from a workdir alone: the right checkpoint, on any devices, without touching the folder."""
 
 import shutil
+import types
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from dlcourse import trained as module
+from dlcourse import watermark
 from dlcourse.checkpoint import Gone, Progress
+from dlcourse.data.recipe import Spec
 from dlcourse.errors import UserError
 from dlcourse.evaluators.samples import Request
 from dlcourse.experiment import Options, load
+from dlcourse.report.layers import task_summary
 from dlcourse.train import train
-from dlcourse.trained import evaluate, open_trained, report, sample
+from dlcourse.trained import Trained, evaluate, open_trained, report, sample
+from dlcourse.workdir import read_json, read_metrics
 
 OVERRIDES = ["--data.source=digits", "--data.size=8", "--data.batch_size=12", "--steps=6", "--eval_every=2"]
 
@@ -96,11 +102,63 @@ def test_samples_depend_on_the_seed_alone(run):
   assert len(list((run / "samples").iterdir())) == 5  # the grid and four images
 
 
+def test_marked_samples_say_so_and_can_be_read(tmp_path):
+  drawn = np.random.default_rng(0).uniform(-0.1, 1.1, (3, 16, 16, 1))
+  program = types.SimpleNamespace(conditional=False, generate=lambda state, key, request: {"image": drawn})
+  data = types.SimpleNamespace(spec=Spec({"image": jax.ShapeDtypeStruct((1, 16, 16, 1), np.uint8)}))
+  record = {"experiment": "gan.mine", "overrides": []}
+  made = Trained(tmp_path, None, data, program, types.SimpleNamespace(step=1), None, record)
+  for mark, right in ((False, False), (True, True)):
+    _, *files = sample(made, Request(3), mark=mark)
+    images = [Image.open(file) for file in files]
+    pixels = np.stack([np.asarray(image)[..., None] for image in images])
+    assert (watermark.read(pixels, 16) == watermark.PAYLOAD).all() == right
+    assert ["Watermark" in image.text for image in images] == [mark] * 3
+  assert images[0].text["Watermark"].startswith("0110010001101100,")
+  program.generate = lambda state, key, request: {"point": np.zeros((3, 2))}
+  with pytest.raises(UserError, match="--watermark is for images"):
+    sample(made, Request(3), mark=True)
+
+
 def test_the_result_holds_what_was_run(run):
   result = report(open_trained(run, devices=1))
   assert (result["experiment"], result["seed"], result["steps"], result["best_step"]) == ("vae.mlp", 0, 6, 2)
   assert result["test"]["elbo"] == pytest.approx(-result["test"]["loss"])
   assert np.isfinite(list(result["test"].values())).all()
+
+
+def test_the_result_says_what_a_step_multiplies_and_how_well_that_uses_a_known_device(run):
+  opened = open_trained(run, devices=1)
+  layers = task_summary(opened.program.task, opened.data.spec)
+  forward = 12 * sum(layer.multiply_adds for layer in layers)
+  result = report(opened)
+  in_loss = 2 * 12 * 64  # `losses.py` sums over pixels by a product with ones
+  assert result["step_flops"] == 2 * (3 * forward - 12 * layers[0].multiply_adds + in_loss)
+  assert "mfu" not in result  # a CPU
+  record = opened.record | {"devices": {"kind": "NVIDIA H100 80GB HBM3", "count": 4}}
+  seconds = sum(row.get("seconds", 0) for row in read_metrics(run))
+  expected = 6 * result["step_flops"] / (4 * 494.7e12 * seconds)
+  result = report(opened._replace(record=record))
+  assert result["mfu"] == pytest.approx(expected)
+  assert read_json(run / "result.json") == result
+
+
+def test_of_batches_of_several_lengths_a_step_is_their_mean(run):
+  opened = open_trained(run, devices=1)
+
+  def batch(seed, step):
+    assert seed == 7
+    return {"inputs": np.zeros((2, 8 if step % 3 else 20, 5), np.float32), "lengths": np.zeros(2, np.int32)}
+
+  spec = Spec({name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch(7, 0).items()})
+  task = opened.program.task._replace(train_step=lambda state, batch: batch["inputs"] @ state)
+  program = opened.program._replace(task=task, state=jax.ShapeDtypeStruct((5, 3), np.float32))
+  ragged = opened._replace(
+    data=opened.data._replace(spec=spec, batch=batch), program=program, record=opened.record | {"seed": 7}
+  )
+  assert module._work(ragged, 6, 1.0) == {"step_flops": 2 * 2 * (20 + 8 + 8) // 3 * 5 * 3}
+  once = program._replace(task=task._replace(precompute=lambda state, data: data))
+  assert module._work(ragged._replace(program=once), 6, 1.0) == {}
 
 
 def test_progress_is_the_newest_even_where_the_best_is_older(run):

@@ -3,14 +3,13 @@
 Models declare nothing: what a function runs is watched and traced, see `trace.py`.
 """
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 
+from dlcourse import platform
 from dlcourse.models.trace import Call, Layer, PyTree, Trace, name_of
 
 
@@ -33,7 +32,7 @@ def summarise(function: Callable, *args: Any) -> list[Layer]:
     names.update(_network_names(calls, out))
     return out
 
-  with _plain_convolutions():
+  with platform.plain_formulas():
     jax.eval_shape(watched, *args)
     traces: dict[int, Trace] = {}
     for call in calls:
@@ -44,19 +43,6 @@ def summarise(function: Callable, *args: Any) -> list[Layer]:
     for key, trace in traces.items()
     for layer in trace.layers(names.get(key, trace.kind if several else ""))
   ]
-
-
-@contextlib.contextmanager
-def _plain_convolutions() -> Iterator[None]:
-  """Convolutions as the models mean them, and not as one platform computes them fastest."""
-  before = os.environ.get("DLCOURSE_PLAIN_CONV")
-  os.environ["DLCOURSE_PLAIN_CONV"] = "1"
-  try:
-    yield
-  finally:
-    del os.environ["DLCOURSE_PLAIN_CONV"]
-    if before is not None:
-      os.environ["DLCOURSE_PLAIN_CONV"] = before
 
 
 def _recorder(calls: list[Call]) -> Callable:

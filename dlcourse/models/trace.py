@@ -15,6 +15,7 @@ import numpy as np
 from flax.core import Scope
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from dlcourse.flops import multiply_adds
 from dlcourse.models.receptive_field import Field, image_field, propagate, whole
 
 PyTree = Any
@@ -363,25 +364,12 @@ def _filled(eqn: JaxprEqn, values: Sequence[_Value]) -> int | None:
 
 def _products(eqn: JaxprEqn, values: Sequence[_Value]) -> int:
   """How many products of numbers that depend on the input, with each other or with weights, are summed up."""
-  if eqn.primitive.name not in ("conv_general_dilated", "dot_general"):
-    return 0
   if not all(value.moves or value.weights for value in values):
     return 0
-  lhs, rhs = (var.aval for var in eqn.invars)
-  out = eqn.outvars[0].aval
-  if eqn.primitive.name == "dot_general":
-    (summed, _), _ = eqn.params["dimension_numbers"]
-    products = out.size * prod(lhs.shape[axis] for axis in summed)
-  else:
-    numbers = eqn.params["dimension_numbers"]
-    places = (
-      prod(array.shape[axis] for axis in spec[2:])
-      for array, spec in ((lhs, numbers.lhs_spec), (out, numbers.out_spec))
-    )
-    products = lhs.shape[numbers.lhs_spec[0]] * min(places) * rhs.size
-  for value, array in zip(values, (lhs, rhs), strict=True):
+  products = multiply_adds(eqn)
+  for value, var in zip(values, eqn.invars, strict=True):
     if value.filled is not None:
-      products = products * value.filled // array.size
+      products = products * value.filled // var.aval.size
   return products
 
 

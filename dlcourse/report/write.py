@@ -138,7 +138,7 @@ def _index(result: Mapping[str, Any], data: Data, layers: Sequence[Layer], liste
     "",
     " ".join(["Overrides:", *(f"`{o}`" for o in result["overrides"])]) if result["overrides"] else "",
     f"Seed {result['seed']}, {result['steps']} steps, {result['seconds']:.0f} s on {device['count']} × "
-    f"{device['kind']}; evaluated at step {result['best_step']}.",
+    f"{device['kind']}; evaluated at step {result['best_step']}.{_work(result)}",
     "",
     "## Test",
     "",
@@ -166,6 +166,12 @@ def _index(result: Mapping[str, Any], data: Data, layers: Sequence[Layer], liste
     "",
   ]
   return "\n".join(lines)
+
+
+def _work(result: Mapping[str, Any]) -> str:
+  """What a step multiplies, and how well that uses the devices, as far as it is known."""
+  used = f", {result['mfu']:.1%} of the devices' peak (MFU)" if "mfu" in result else ""
+  return f" A step is {result['step_flops']:.3g} FLOPs{used}." if "step_flops" in result else ""
 
 
 def _layer_lines(rows: Sequence[Mapping[str, str]]) -> list[str]:

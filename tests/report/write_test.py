@@ -55,7 +55,13 @@ def test_the_report_names_what_was_run_and_shows_every_picture(tmp_path):
   report = Report(tables={"samples": [{"text": "hello"}]}, figures={"samples": Figure(figsize=(1, 1))})
   write_report(tmp_path, ROWS, RESULT, {"TextSamples": report}, PARAMS, LAYERS, Best("score", mode="max"), DATA)
   index = (tmp_path / "report/index.md").read_text()
-  for part in ("# cnn.mlp", "`--steps=9`", "Seed 5, 9 steps, 2 s on 1 × cpu", "step 7", "| loss | 0.123457 |"):
+  for part in (
+    "# cnn.mlp",
+    "`--steps=9`",
+    "Seed 5, 9 steps, 2 s on 1 × cpu",
+    "step 7.\n",
+    "| loss | 0.123457 |",
+  ):
     assert part in index
   assert "| layer | kind | output | parameters | multiply-adds | connections | receptive field |" in index
   assert "| C1 | Conv | 28 × 28 × 6 | 156 | 117,600 | 122,304 | 5 |\n" in index
@@ -122,3 +128,11 @@ def test_a_curve_is_not_drawn_again_upside_down(rows, best, names):
 def test_markdown_has_every_column_and_empty_cells():
   text = markdown([{"run": "a", "loss": 0.123456}, {"run": "b", "n": 3}])
   assert text == "| run | loss | n |\n| --- | --- | --- |\n| a | 0.1235 |  |\n| b |  | 3 |\n"
+
+
+def test_the_report_says_what_a_step_multiplies_and_the_utilisation_where_it_is_known(tmp_path):
+  for more, said in (({}, ""), ({"mfu": 0.1234}, ", 12.3% of the devices' peak (MFU)")):
+    result = {**RESULT, "step_flops": 1_234_567, **more}
+    write_report(tmp_path, [], result, {}, PARAMS, LAYERS, Best("score", mode="max"), DATA)
+    index = (tmp_path / "report/index.md").read_text()
+    assert f"step 7. A step is 1.23e+06 FLOPs{said}.\n" in index
