@@ -1,15 +1,19 @@
 """Chapter 4: generative adversarial networks."""
 
 from dlcourse.data.augment import Shift
+from dlcourse.data.image_pairs import ImagePairs, Kind
 from dlcourse.data.images import Images
 from dlcourse.data.points import Gaussians
 from dlcourse.evaluators import Report
 from dlcourse.evaluators.image_quality import ImageQuality
 from dlcourse.evaluators.points import ModeCoverage
+from dlcourse.evaluators.restoration import Restoration
 from dlcourse.evaluators.samples import SampleGrid
 from dlcourse.experiment import Best, Experiment, Run, Study
 from dlcourse.models import mlp_gan, stylegan
 from dlcourse.models.dcgan import Discriminator, Generator
+from dlcourse.models.super_resolution import SRResNet
+from dlcourse.models.unet import PatchDiscriminator, UNet
 from dlcourse.optim import Adam, RmsProp
 from dlcourse.report.divergences import compare_divergences
 from dlcourse.study import mean_by_label, rank_correlation, together
@@ -137,6 +141,57 @@ def style_gan() -> Experiment:
     ),
     steps=4_000,
     small=("--task.generator.max_width=4", "--task.discriminator.max_width=4", "--task.generator.style_dim=4"),
+  )
+
+
+def _translation(task: Compete, kind: Kind, steps: int, small: tuple[str, ...]) -> Experiment:
+  return Experiment(
+    data=ImagePairs("mnist_5k", kind, batch_size=64),
+    task=task,
+    evaluators=(Restoration(),),
+    best=Best("error", mode="min"),
+    steps=steps,
+    eval_every=250,
+    small=("--data.folds=50", "--data.batch_size=8", "--steps=2", *small),
+  )
+
+
+def segment() -> Experiment:
+  """The pixels of a digit on a cluttered ground, by a U-Net with an adversary (Isola et al., 2017; H4.9.3)."""
+  return _translation(
+    Compete(
+      generator=UNet(width=16),
+      discriminator=PatchDiscriminator(width=16, depth=2),
+      generator_optimizer=Adam(learning_rate=1e-3, b1=0.5),
+      discriminator_optimizer=Adam(learning_rate=2e-4, b1=0.5),
+      ema_decay=0.99,
+      reconstruction=100.0,
+      see_source=True,
+    ),
+    "cluttered",
+    steps=1_500,
+    small=("--task.generator.width=2", "--task.discriminator.width=2"),
+  )
+
+
+def super_resolution() -> Experiment:
+  """Digits of 8 pixels in 32, by a residual network with an adversary (SRGAN: Ledig et al., 2017; H4.9.1).
+
+  --data.source=npz:FILE enlarges pictures in colour.
+  """
+  return _translation(
+    Compete(
+      generator=SRResNet(width=32, blocks=4),
+      discriminator=PatchDiscriminator(width=16, depth=2, norm="spectral"),
+      generator_optimizer=Adam(learning_rate=1e-3, b1=0.5),
+      discriminator_optimizer=Adam(learning_rate=2e-4, b1=0.5),
+      ema_decay=0.99,
+      reconstruction=100.0,
+      see_source=True,
+    ),
+    "downscaled",
+    steps=1_500,
+    small=("--task.generator.width=2", "--task.generator.blocks=1", "--task.discriminator.width=2"),
   )
 
 

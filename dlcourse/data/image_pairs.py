@@ -1,0 +1,208 @@
+"""Images and what they are to be made from: pairs for image-to-image translation (H4.9.1, H4.9.2, H4.9.3).
+
+Shapes: N images, S their side, C their channels.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.ndimage import correlate1d
+
+from dlcourse.data.batches import in_order, shuffled
+from dlcourse.data.images import Images
+from dlcourse.data.recipe import Batch, Data, DataRecipe, digest_of
+from dlcourse.data.scaling import Scaling
+from dlcourse.errors import UserError, check_at_least, unknown
+
+Kind = Literal["downscaled", "grey", "edges", "cluttered"]
+TIMES = 4  # by how much a downscaled side is shorter
+PATCHES = 16  # of other digits, on one cluttered image
+_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+_EDGE = 0.25  # of the slope between black and white
+_NOISE = 64  # grey levels of a background, at most
+_INK = 128  # the least grey level that is of the digit
+_ROWS = 4_096  # images of which floating-point copies are in memory at once
+_CLUTTER = 3  # keeps these draws apart from those of the splits
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePairs(DataRecipe):
+  """Images [B, size, size, C] with labels, each with a "source" that is derived from it (Isola et al., 2017).
+
+  Splits, sizes and padding are those of `Images`; both arrays are uint8, and in [-1, 1] once prepared.
+  """
+
+  source: str
+  """mnist_5k, digits, idx:FOLDER, npz:FILE, folder:FOLDER, tfds:NAME."""
+  kind: Kind = "downscaled"
+  """The source is the image at a quarter of its side (downscaled: super-resolution), its luma (grey:
+  colourisation), its outlines (edges); or (cluttered: segmentation) the image, a digit, among patches of other
+  digits and noise, and what is to be made is the mask of the digit."""
+  batch_size: int = 128
+  """Pairs in a global batch, over all devices."""
+  size: int = 32
+  """Side of the images, in pixels: larger ones are resized."""
+  fit: Literal["pad", "resize"] = "pad"
+  """What becomes of smaller images: padded with 0, or enlarged (bilinear)."""
+  folds: int = 5
+  """Stratified folds, where the source has no test split."""
+  fold: int = 0
+  """Which fold is the test split."""
+  validation: float = 0.1
+  """Share of the training images that validates, where the source has no validation split."""
+  split_seed: int = 0
+  """Seed of folds, of the validation split and of the clutter."""
+
+  def __post_init__(self) -> None:
+    """Refuses numbers that fit no source."""
+    self._images()
+    check_at_least(TIMES, {"data.size": self.size})
+    if self.kind == "downscaled" and self.size % TIMES:
+      near = self.size // TIMES * TIMES
+      raise UserError(f"--data.size={self.size} cannot be divided by {TIMES}; --data.size={near} can")
+
+  def build(self) -> Data:
+    """Loads, splits, resizes, derives; see `Data`.
+
+    A batch has image [B, S, S, C], source [B, S, S, 1] or, downscaled, [B, S / 4, S / 4, C], label, mask [B].
+
+    Raises:
+      UserError: as `Images.build`, or the images have not the channels that this kind needs.
+    """
+    images = self._images().build()
+    splits = {}
+    for number, name in enumerate(images.sizes):
+      rng = np.random.default_rng((self.split_seed, number, _CLUTTER))
+      splits[name] = self._paired(_whole(images, name), rng)
+    batch = shuffled(splits["train"], self.batch_size)
+
+    def eval_batches(split):
+      if split not in splits:
+        raise unknown("split", split, splits)
+      return in_order(splits[split], self.batch_size)
+
+    return Data(
+      spec=dataclasses.replace(
+        images.spec,
+        batch=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0, 0)),
+        prepare=_preparation(images.spec.scaling),
+      ),
+      batch=batch,
+      eval_batches=eval_batches,
+      sizes=images.sizes,
+      digest=digest_of(part[name] for part in splits.values() for name in ("image", "source", "label")),
+      description=f"{self.kind} pairs of {images.description}",
+    )
+
+  def _images(self) -> Images:
+    return Images(
+      self.source,
+      batch_size=self.batch_size,
+      size=self.size,
+      fit=self.fit,
+      scale="symmetric",
+      folds=self.folds,
+      fold=self.fold,
+      validation=self.validation,
+      split_seed=self.split_seed,
+    )
+
+  def _paired(self, part: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    image, channels = part["image"], part["image"].shape[-1]
+    needed = {"grey": 3, "cluttered": 1}.get(self.kind, channels)
+    if channels != needed:
+      raise UserError(
+        f"--data.kind={self.kind} needs images of {needed} channel(s); those of {self.source} have {channels}"
+      )
+    if self.kind == "cluttered":
+      mask = np.where(image >= _INK, 255, 0).astype(np.uint8)
+      return {**part, "image": mask, "source": cluttered(image, rng)}
+    derive = {"downscaled": downscaled, "grey": luma, "edges": edges}[self.kind]
+    parts = [derive(image[start : start + _ROWS]) for start in range(0, len(image), _ROWS)]
+    return {**part, "source": np.concatenate(parts)}
+
+
+def downscaled(images: np.ndarray) -> np.ndarray:
+  """Means of squares of 4 x 4 pixels: uint8 [N, S, S, C] -> uint8 [N, S / 4, S / 4, C]."""
+  count, side, _, channels = images.shape
+  blocks = images.reshape(count, side // TIMES, TIMES, side // TIMES, TIMES, channels)
+  return _levels(blocks.mean(axis=(2, 4)))
+
+
+def luma(images: np.ndarray) -> np.ndarray:
+  """Brightness, 0.299 R + 0.587 G + 0.114 B: uint8 [N, S, S, 1 or 3] -> uint8 [N, S, S, 1]."""
+  if images.shape[-1] == 1:
+    return images
+  red, green, blue = (np.float32(weight) * images[..., i : i + 1] for i, weight in enumerate(_LUMA))
+  return _levels(red + green + blue)
+
+
+def edges(images: np.ndarray) -> np.ndarray:
+  """White where the brightness changes (Sobel & Feldman, 1968), by a quarter of black to white or more.
+
+  Args:
+    images: uint8 [N, S, S, 1 or 3].
+
+  Returns:
+    0 or 255, uint8 [N, S, S, 1].
+  """
+  bright = luma(images) / np.float32(255)
+
+  def slope(along, across):
+    change = correlate1d(bright, [-1, 0, 1], along, mode="nearest")
+    return correlate1d(change, [1, 2, 1], across, mode="nearest")
+
+  steepness = np.hypot(slope(1, 2), slope(2, 1)) / 4  # 1 of a straight edge between black and white
+  return np.where(steepness >= _EDGE, 255, 0).astype(np.uint8)
+
+
+def cluttered(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  """Digits before patches of other digits (as in Mnih et al., 2014, section 4.1) and noise.
+
+  Brightness alone cannot tell a digit from its background: strokes of both are white.
+
+  Args:
+    images: uint8 [N, S, S, 1].
+    rng: of patches and noise.
+
+  Returns:
+    uint8 [N, S, S, 1], the brighter of background and digit at each pixel.
+  """
+  count, side = images.shape[:2]
+  patch = side // TIMES
+  scene = rng.integers(_NOISE, size=images.shape, dtype=np.uint8)
+  rows, reach = np.arange(count)[:, None, None], np.arange(patch)
+  for _ in range(PATCHES):
+    others = (np.arange(count) + rng.integers(1, max(count, 2), count)) % count
+    origins, places = rng.integers(side - patch + 1, size=(2, 2, count, 1, 1))
+    taken = images[others[:, None, None], origins[0] + reach[:, None], origins[1] + reach]  # [N, P, P, 1]
+    here = (rows, places[0] + reach[:, None], places[1] + reach)
+    scene[here] = np.maximum(scene[here], taken)
+  return np.maximum(scene, images)
+
+
+def _levels(x: np.ndarray) -> np.ndarray:
+  return np.rint(x).astype(np.uint8)
+
+
+def _whole(data: Data, split: str) -> dict[str, np.ndarray]:
+  """All examples of a split, in their order."""
+  batches = [*data.eval_batches(split)]
+  return {
+    name: np.concatenate([batch[name][batch["mask"] > 0] for batch in batches]) for name in ("image", "label")
+  }
+
+
+def _preparation(scaling: Scaling) -> Callable:
+  """`Spec.prepare`: both arrays to model space."""
+
+  def prepare(key: jax.Array | None, batch: Batch) -> Batch:
+    del key
+    scaled = {name: scaling.scale(batch[name].astype(jnp.float32) / 255.0) for name in ("image", "source")}
+    return {**batch, **scaled}
+
+  return prepare
