@@ -78,19 +78,19 @@ def peak_flops(kind: str, dtype: str) -> float | None:
   return None
 
 
-def canonical_convolutions() -> bool:
+def own_gradients() -> bool:
   """Whether `dlcourse.models` writes gradients of its own: of convolutions, max pooling, batch norm,
   dense layers over time and attention.
 
   True on the CPU backend, where XLA runs those that JAX derives many times slower.
-  `DLCOURSE_PLAIN_CONV=1` turns it off: `jax.custom_vjp` forbids forward-mode
-  differentiation, so `jax.jvp` and `jax.hessian` of a network need JAX's own convolution.
+  `DLCOURSE_PLAIN_GRADIENTS=1` turns it off: `jax.custom_vjp` forbids forward-mode
+  differentiation, so `jax.jvp` and `jax.hessian` of a network need those that JAX derives.
 
   The answer is taken while a function is traced; what is already compiled keeps its choice.
   """
   import jax
 
-  wanted = not _plain.get() and os.environ.get("DLCOURSE_PLAIN_CONV") != "1"
+  wanted = not _plain.get() and os.environ.get("DLCOURSE_PLAIN_GRADIENTS") != "1"
   return wanted and jax.default_backend() == "cpu"
 
 

@@ -29,30 +29,30 @@ def test_module_does_not_import_jax():
   assert python(code) == "False"
 
 
-def test_canonical_convolutions_follow_the_backend(monkeypatch):
-  monkeypatch.delenv("DLCOURSE_PLAIN_CONV", raising=False)
+def test_own_gradients_follow_the_backend(monkeypatch):
+  monkeypatch.delenv("DLCOURSE_PLAIN_GRADIENTS", raising=False)
   monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-  assert platform.canonical_convolutions()
+  assert platform.own_gradients()
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  assert not platform.canonical_convolutions()
+  assert not platform.own_gradients()
 
 
-def test_canonical_convolutions_can_be_turned_off(monkeypatch):
+def test_own_gradients_can_be_turned_off(monkeypatch):
   monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-  monkeypatch.setenv("DLCOURSE_PLAIN_CONV", "1")
-  assert not platform.canonical_convolutions()
+  monkeypatch.setenv("DLCOURSE_PLAIN_GRADIENTS", "1")
+  assert not platform.own_gradients()
 
 
 def test_the_plain_formulas_are_those_of_no_platform(monkeypatch):
-  monkeypatch.delenv("DLCOURSE_PLAIN_CONV", raising=False)
+  monkeypatch.delenv("DLCOURSE_PLAIN_GRADIENTS", raising=False)
   for backend in ("cpu", "gpu"):
     monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-    chosen = (platform.canonical_convolutions(), platform.fused_attention("bfloat16"))
+    chosen = (platform.own_gradients(), platform.fused_attention("bfloat16"))
     assert any(chosen)
     with platform.plain_formulas():
-      assert not platform.canonical_convolutions()
+      assert not platform.own_gradients()
       assert not platform.fused_attention("bfloat16")
-    assert (platform.canonical_convolutions(), platform.fused_attention("bfloat16")) == chosen
+    assert (platform.own_gradients(), platform.fused_attention("bfloat16")) == chosen
 
 
 @pytest.mark.parametrize(

@@ -268,9 +268,7 @@ class MultiHeadAttention(nn.Module):
           return jax.nn.dot_product_attention(
             query, *own, bias=seen.bias, mask=seen.mask, scale=self._scale(), implementation="cudnn"
           )
-        plain = (
-          seen.bias is not None or self.num_kv_heads < self.num_heads or not platform.canonical_convolutions()
-        )
+        plain = seen.bias is not None or self.num_kv_heads < self.num_heads or not platform.own_gradients()
         if not plain and not self.is_mutable_collection("intermediates"):
           return _fast_context(query * self._scale(), *own, seen.mask)
         context, weights = scaled_dot_product(query, *own, seen.mask, seen.bias, self._scale())

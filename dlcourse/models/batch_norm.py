@@ -43,7 +43,7 @@ class BatchNorm(nn.Module):
     running_var = self.variable("batch_stats", "var", jnp.ones, shape)
     if not self.train:
       return (x - running_mean.value) * (lax.rsqrt(running_var.value + self.epsilon) * scale) + bias
-    normalise = _normalise if platform.canonical_convolutions() else _plain
+    normalise = _normalise if platform.own_gradients() else _plain
     weight = jnp.ones((), x.dtype) if mask is None else mask.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
     y, mean, var = normalise(x, scale, bias, weight, self.epsilon, replica_axis())
     if not self.is_initializing():

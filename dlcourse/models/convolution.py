@@ -50,7 +50,7 @@ def conv_general_dilated(
   """`lax.conv_general_dilated`, with gradients that are fast on a CPU.
 
   Takes the same arguments. What is not a 2-D NHWC convolution with an HWIO kernel, ungrouped or depthwise,
-  and everything where `platform.canonical_convolutions()` is False, is left to JAX unchanged.
+  and everything where `platform.own_gradients()` is False, is left to JAX unchanged.
 
   Args:
     lhs: input, [batch, height, width, in].
@@ -71,7 +71,7 @@ def conv_general_dilated(
   depthwise = _is_depthwise(lhs, rhs, feature_group_count, lhs_dilation, rhs_dilation)
   grouped = batch_group_count > 1 or (feature_group_count > 1 and not depthwise)
   plain = not grouped and all(value is None for value in options.values())
-  if not (plain and _is_nhwc(lhs, rhs, dimension_numbers) and platform.canonical_convolutions()):
+  if not (plain and _is_nhwc(lhs, rhs, dimension_numbers) and platform.own_gradients()):
     return lax.conv_general_dilated(
       lhs,
       rhs,

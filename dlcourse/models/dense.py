@@ -37,7 +37,7 @@ def matrix_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
   Where x has several axes of places, XLA's CPU backend otherwise sums the gradient of the kernel over both of
   them at less than half the speed.
   """
-  if not platform.canonical_convolutions():
+  if not platform.own_gradients():
     return x @ kernel
   return _product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
 

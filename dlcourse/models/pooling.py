@@ -24,7 +24,7 @@ def max_pool(x: Array, window: Pair, strides: Pair = (1, 1), padding: str | Sequ
     strides: per axis.
     padding: "SAME", "VALID" or (before, after) per axis.
   """
-  if not platform.canonical_convolutions():
+  if not platform.own_gradients():
     return nn.max_pool(x, window, strides, padding)
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(x.shape[1:3], window, strides, padding)

@@ -71,7 +71,7 @@ def layer(**fields):
 
 def outputs(model, x, seen, plain, monkeypatch):
   """Output and gradients, by our own gradients or by those that JAX derives."""
-  monkeypatch.setenv("DLCOURSE_PLAIN_CONV", str(int(plain)))
+  monkeypatch.setenv("DLCOURSE_PLAIN_GRADIENTS", str(int(plain)))
   params = model.init(jax.random.key(0), x, seen)
 
   def loss(params, x):

@@ -37,7 +37,7 @@ def test_batch_norm_at_evaluation_uses_the_running_averages():
 @pytest.mark.parametrize("mask", [None, np.array([1, 0, 1, 1], np.float32)])
 @pytest.mark.parametrize("fast", [True, False])
 def test_gradients_are_those_of_flax(fast, mask, monkeypatch):
-  monkeypatch.setattr(platform, "canonical_convolutions", lambda: fast)
+  monkeypatch.setattr(platform, "own_gradients", lambda: fast)
   rng = np.random.default_rng(0)
   x, weight = (rng.normal(1.0, 2.0, size=(4, 3, 5, 6)).astype(np.float32) for _ in range(2))
   params = {"scale": rng.normal(size=6).astype(np.float32), "bias": rng.normal(size=6).astype(np.float32)}

@@ -96,7 +96,7 @@ def test_kernel_that_covers_its_input(order):
   x, kernel = normal(0, shape), normal(1, kernel_shape)
   assert_close(ours(x, kernel, options), reference(x, kernel, options))
   assert_close(order(ours, options)(x, kernel), order(reference, options)(x, kernel))
-  if platform.canonical_convolutions():
+  if platform.own_gradients():
     assert layouts(order(ours, options), x, kernel) == set()
 
 
@@ -168,7 +168,7 @@ def test_other_convolutions_are_left_to_jax():
 
 
 def test_other_platforms_are_left_to_jax(monkeypatch):
-  monkeypatch.setattr(platform, "canonical_convolutions", lambda: False)
+  monkeypatch.setattr(platform, "own_gradients", lambda: False)
   x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2))
   assert is_left_to_jax(x, kernel, dimension_numbers=NHWC)
   jax.jvp(lambda x: ours(x, kernel, [(1, 1), "SAME"]), (x,), (x,))  # forbidden under custom_vjp

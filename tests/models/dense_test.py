@@ -34,7 +34,7 @@ def test_attend_is_that_of_flax():
 
 
 def test_products_are_plain_where_gradients_of_our_own_are_turned_off(monkeypatch):
-  monkeypatch.setenv("DLCOURSE_PLAIN_CONV", "1")
+  monkeypatch.setenv("DLCOURSE_PLAIN_GRADIENTS", "1")
   x, kernel = jnp.ones((2, 3, 4)), jnp.ones((4, 5))
   _, tangent = jax.jvp(lambda x: matrix_product(x, kernel), (x,), (x,))  # a custom_vjp would refuse
   np.testing.assert_allclose(tangent, np.full((2, 3, 5), 4.0))

@@ -259,12 +259,12 @@ def test_to_a_transposed_convolution_an_input_comes_once_a_kernel_element(stride
 
 @pytest.mark.parametrize("setting", [None, "0", "1"])
 def test_the_convolutions_of_the_platform_are_left_as_they_were(monkeypatch, setting):
-  monkeypatch.delenv("DLCOURSE_PLAIN_CONV", raising=False)
+  monkeypatch.delenv("DLCOURSE_PLAIN_GRADIENTS", raising=False)
   if setting is not None:
-    monkeypatch.setenv("DLCOURSE_PLAIN_CONV", setting)
+    monkeypatch.setenv("DLCOURSE_PLAIN_GRADIENTS", setting)
   (layer,) = of_model(Conv(2, (5, 5)), (1, 8, 8, 1)).values()  # which a CPU would fold
   assert (layer.multiply_adds, layer.receptive_field) == (25 * 2 * 64, 5)
-  assert os.environ.get("DLCOURSE_PLAIN_CONV") == setting
+  assert os.environ.get("DLCOURSE_PLAIN_GRADIENTS") == setting
 
 
 def test_an_error_of_the_model_comes_through():
