@@ -39,6 +39,7 @@ flags.DEFINE_string("prompt", None, "What a sampled text begins with, or what is
 flags.DEFINE_integer("length", 500, "Symbols of a sampled text.", 1, 1_000_000)
 flags.DEFINE_float("temperature", 1.0, "Below 1 prefers likely symbols; 0 takes the likeliest.", 0.0)
 flags.DEFINE_string("condition", None, "The class of a conditional model's samples; default: each in turn.")
+flags.DEFINE_bool("watermark", False, "Embed an invisible mark in sampled images; see dlcourse.watermark.")
 flags.DEFINE_bool("summary", False, "Layers with their costs: of every experiment, or of the one named.")
 flags.DEFINE_enum("format", None, ["h5", "safetensors"], "Kind of file; default: as --output ends, else h5.")
 flags.DEFINE_string("output", None, "File that is written; default: model.h5 (or .safetensors) in the workdir.")
@@ -107,7 +108,7 @@ def sample(rest: list[str]) -> None:
 
   del rest
   request = Request(FLAGS.samples, FLAGS.prompt, FLAGS.length, FLAGS.temperature, FLAGS.condition)
-  console.show_samples(run(_trained(), request, FLAGS.seed))
+  console.show_samples(run(_trained(), request, FLAGS.seed, FLAGS.watermark))
 
 
 def report(rest: list[str]) -> None:
@@ -208,7 +209,9 @@ WORKDIR = ("workdir", "experiment", "checkpoint", "devices")
 VERBS = {
   "train": Verb(train, ("experiment", *RUN, "seed", *PROCESSES), fields=True),
   "evaluate": Verb(evaluate, (*WORKDIR, "split")),
-  "sample": Verb(sample, (*WORKDIR, "samples", "prompt", "length", "temperature", "condition", "seed")),
+  "sample": Verb(
+    sample, (*WORKDIR, "samples", "prompt", "length", "temperature", "condition", "seed", "watermark")
+  ),
   "export": Verb(export, (*WORKDIR, "format", "output")),
   "predict": Verb(predict, ("model", "checkpoint", "recipe"), many="IMAGE…"),
   "stream": Verb(stream, WORKDIR),

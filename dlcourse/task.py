@@ -52,6 +52,20 @@ class Network(NamedTuple):
   with_variables: Callable
 
 
+class Latents(NamedTuple):
+  """The two networks of a game, for what searches the latent that gives a certain image.
+
+  Attributes:
+    dim: Z.
+    images: (state, z [N, Z]) -> images [N, H, W, C] in model space.
+    features: (state, images) -> [N, F], what the discriminator sees in each image, whatever the others are.
+  """
+
+  dim: int
+  images: Callable
+  features: Callable
+
+
 class Task(NamedTuple):
   """A way of learning, as pure functions (in the manner of `optax.GradientTransformation`).
 
@@ -66,6 +80,7 @@ class Task(NamedTuple):
       sequence once, from its start: what `predict` gives, in parts of any size. The first carry is None.
     precompute: (state, data) -> data in which what training never changes has been computed once.
     conditional: whether `generate` is told the class of each sample, as "label" [N].
+    latents: where the task makes images from nothing but latents, with a network that judges them.
   """
 
   init: Callable
@@ -77,6 +92,7 @@ class Task(NamedTuple):
   stream: Callable | None = None
   precompute: Callable | None = None
   conditional: bool = False
+  latents: Latents | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,6 +51,8 @@ class Images(DataRecipe):
   """Share of the training images that validates, where the source has no validation split."""
   per_class: int | None = None
   """Images of each class that are kept for training, a validation split taken from them included; None: all."""
+  left_out: str | None = None
+  """A class that only the test split has, so that its images are anomalies (H4.9.5); None: no class."""
   split_seed: int = 0
   """Seed of folds, of the validation split and of what is left of each class."""
 
@@ -74,7 +76,7 @@ class Images(DataRecipe):
     if self.fold >= self.folds:
       raise UserError(f"--data.fold={self.fold} is outside 0 … {self.folds - 1} (--data.folds)")
     source = load_images(self.source, self.size)
-    splits = {name: self._fit(part) for name, part in self._split(source).items()}
+    splits = {name: self._fit(part) for name, part in self._known(source, self._split(source)).items()}
     scale = scaling(self.scale, splits["train"]["image"])
     batch = shuffled(splits["train"], self.batch_size)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0, 0))
@@ -116,6 +118,18 @@ class Images(DataRecipe):
         "--data.validation or --data.folds"
       )
     return splits
+
+  def _known(self, source: ImageSet, splits: dict[str, Arrays]) -> dict[str, Arrays]:
+    """The splits, of which only the test split keeps the class that is left out."""
+    if self.left_out is None:
+      return splits
+    if self.left_out not in source.classes:
+      raise unknown("class of --data.left_out", self.left_out, source.classes)
+    number = source.classes.index(self.left_out)
+    known = {name: rows(part, part["label"] != number) for name, part in splits.items() if name != "test"}
+    if not all(len(part["label"]) for part in known.values()):
+      raise UserError(f"--data.left_out={self.left_out} leaves nothing to train or validate on")
+    return splits | known
 
   def _fit(self, part: Arrays) -> Arrays:
     """Pads or resizes to `size`."""

@@ -37,7 +37,7 @@ class Intervals(Evaluator):
     for number, name in enumerate(data.spec.classes):
       of_class = labels == number
       if of_class.any() and not of_class.all():
-        rows.append(_area(f"AUC of {name}", of_class, probabilities[:, number], self.resamples))
+        rows.append(area_row(f"AUC of {name}", of_class, probabilities[:, number], self.resamples))
     scalars = {"accuracy_low": rows[0]["low"], "accuracy_high": rows[0]["high"]}
     return Report(scalars=scalars, tables={"intervals": rows})
 
@@ -49,8 +49,18 @@ def _proportion(measure: str, right: np.ndarray) -> dict[str, Any]:
   return {"measure": measure, "value": float(right.mean()), "low": low, "high": high, "n": len(right)}
 
 
-def _area(measure: str, of_class: np.ndarray, scores: np.ndarray, resamples: int) -> dict[str, Any]:
-  """Area with the 2.5th and 97.5th percentile over resamples; both groups keep their size."""
+def area_row(measure: str, of_class: np.ndarray, scores: np.ndarray, resamples: int) -> dict[str, Any]:
+  """Area under the ROC with the 2.5th and 97.5th percentile over resamples; both groups keep their size.
+
+  Args:
+    measure: what to call it.
+    of_class: bool [N], True where a score should be high; both groups have members.
+    scores: [N].
+    resamples: how often both groups are drawn anew.
+
+  Returns:
+    measure, value, low, high, n.
+  """
   rng = np.random.default_rng(0)
   positive, negative = scores[of_class], np.sort(scores[~of_class])
 

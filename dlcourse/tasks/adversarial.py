@@ -18,6 +18,7 @@ from dlcourse.losses import GAMES, GameName
 from dlcourse.optim import Optimizer
 from dlcourse.parallel import batch_size, global_sum
 from dlcourse.task import (
+  Latents,
   PyTree,
   Task,
   TaskRecipe,
@@ -32,6 +33,7 @@ from dlcourse.task import (
 
 GENERATOR, DISCRIMINATOR, EMA = "generator", "discriminator", "ema"
 _SOWN = "intermediates"
+_SHOWS = f'needs a discriminator that shows its features by self.sow("{_SOWN}", "features", x)'
 
 
 class Part(NamedTuple):
@@ -152,13 +154,16 @@ class Compete(TaskRecipe):
       self,
       spec,
     )
+    translates, conditional = "source" in spec.batch, getattr(rules.g, "conditional", False)
+    searchable = bool(spec.image_shape) and not (translates or conditional)
     return Task(
       rules.init,
       rules.train_step,
       rules.eval_step,
       rules.predict,
-      None if "source" in spec.batch else rules.generate,
-      conditional=getattr(rules.g, "conditional", False),
+      None if translates else rules.generate,
+      conditional=conditional,
+      latents=Latents(rules.g.latent_dim, rules.images, rules.features) if searchable else None,
     )
 
 
@@ -263,6 +268,21 @@ class Rules(NamedTuple):
       request["index"], None, request.get("label"), request["index"]
     )  # of which only the length counts
     return {self._kind: self.spec.unscale(self._sampled(state, key, asked))}
+
+  def images(self, state: TrainState, z: jax.Array) -> jax.Array:
+    """z [N, Z] -> images of the averaged generator, in model space; its noise is the same each time."""
+    variables = {"params": state.model_state[EMA], **state.model_state[GENERATOR]}
+    return self.g.apply(variables, z, None, train=False, rngs={"noise": jax.random.key(0)})
+
+  def features(self, state: TrainState, images: jax.Array) -> jax.Array:
+    """What the discriminator sows of images in model space, [N, F]; its batch norm by the running averages."""
+    variables = {"params": state.params[DISCRIMINATOR], **state.model_state[DISCRIMINATOR]}
+    rngs = {"noise": jax.random.key(0)}
+    _, kept = self.d.apply(variables, images, None, train=False, rngs=rngs, mutable=[_SOWN])
+    if "features" not in kept.get(_SOWN, {}):
+      raise UserError(f"a search for latents {_SHOWS}")
+    (features,) = kept[_SOWN]["features"]
+    return features.reshape(len(images), -1)
 
   @property
   def _game(self) -> losses.Game:
@@ -391,10 +411,7 @@ class Rules(NamedTuple):
     if weight := self.recipe.feature_matching:
       of_real = judge(self._seen(keys[2], part.real, part), label, keys[3])
       if of_real.features is None:
-        raise UserError(
-          "--task.feature_matching needs a discriminator that shows its features by "
-          'self.sow("intermediates", "features", x)'
-        )
+        raise UserError(f"--task.feature_matching {_SHOWS}")
       distance = losses.mean_distance(of_real.features, of_fakes.features, mask)
       # The same number for every example, so that dividing by the global weight leaves it what it is.
       loss = metrics.mean(weight * distance * jnp.ones_like(mask), mask)

@@ -161,6 +161,7 @@ def test_a_number_that_fits_no_source_is_refused(field, value):
   [
     ({"fold": 5}, "--data.fold=5 is outside 0 … 4"),
     ({"source": "digit"}, "perhaps you meant 'digits'"),
+    ({"left_out": "33"}, "unknown class of --data.left_out '33'; perhaps you meant '3'"),
     ({"augment": (Shift(8),)}, "pixels=8 leaves nothing of an image of 8x8"),
     ({"scale": "imagenet"}, "--data.scale=imagenet is for colour images; these have 1"),
   ],
@@ -203,3 +204,16 @@ def test_per_class_keeps_as_many_of_each_class_and_leaves_the_test_split_alone(f
   assert set(rows(whole(few, "train")[0])) <= set(
     rows(np.concatenate([whole(folds[0], s)[0] for s in SPLITS[:2]]))
   )
+
+
+def test_a_class_that_is_left_out_is_in_the_test_split_alone(folds):
+  data = Images("digits", batch_size=64, size=8, left_out="3").build()
+  for split in ("train", "validation"):
+    (all_images, all_labels), (known, labels) = whole(folds[0], split), whole(data, split)
+    assert 3 in all_labels
+    np.testing.assert_array_equal(labels, all_labels[all_labels != 3])
+    np.testing.assert_array_equal(known, all_images[all_labels != 3])
+  for mine, all_of_it in zip(whole(data, "test"), whole(folds[0], "test"), strict=True):
+    np.testing.assert_array_equal(mine, all_of_it)
+  assert data.spec.classes == folds[0].spec.classes
+  assert data.digest != folds[0].digest

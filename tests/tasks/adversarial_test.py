@@ -14,7 +14,7 @@ from dlcourse.errors import UserError
 from dlcourse.models.dcgan import Discriminator, Generator
 from dlcourse.optim import Adam, Sgd
 from dlcourse.parallel import compile_task, make_mesh
-from dlcourse.task import step_key
+from dlcourse.task import TrainState, step_key
 from dlcourse.tasks.adversarial import Compete
 
 RATE, EMA = 0.5, 0.75
@@ -428,3 +428,41 @@ def test_a_discriminator_may_see_what_an_image_was_made_from(see_source, channel
 def test_what_needs_a_source_is_refused_without_one(fields):
   with pytest.raises(UserError, match="for data that has a source for each image"):
     build(**fields)
+
+
+def test_latents_lead_to_images_of_the_average_and_these_to_the_features_of_each():
+  task, state = build()
+  state = state.replace(
+    model_state=state.model_state | {"ema": jax.tree.map(lambda x: x + 1, state.params)["generator"]}
+  )
+  z = jnp.array([[1.0, 2.0], [0.0, -1.0]])
+  made = task.latents.images(state, z)
+  np.testing.assert_allclose(made.reshape(2, 3), images(state.model_state["ema"], z), atol=1e-6)
+  np.testing.assert_allclose(task.latents.features(state, made), made.reshape(2, 3) ** 2, atol=1e-6)
+  assert task.latents.dim == 2
+
+
+def test_features_of_an_image_do_not_depend_on_the_others():
+  recipe = Compete(LinearGenerator(), Discriminator(width=2), Adam(), Adam())
+  batch = BATCH | {"image": RNG.normal(size=(6, 8, 8, 1)).astype(np.float32)}
+  model = recipe.discriminator
+  variables = model.init(jax.random.key(0), batch["image"], train=True)
+  task = recipe.build(spec_of(batch), 10)
+  stats = {name: value for name, value in variables.items() if name not in ("params", "intermediates")}
+  state = TrainState(0, {"discriminator": variables["params"]}, None, {"discriminator": stats}, None, None)
+  features = jax.jit(task.latents.features)
+  np.testing.assert_allclose(
+    features(state, batch["image"])[:2], features(state, batch["image"][:2]), atol=1e-6
+  )
+
+
+def test_latents_are_searched_of_a_generator_that_takes_nothing_else():
+  class Conditional(LinearGenerator):
+    conditional: bool = True
+
+  assert build(Conditional())[0].latents is None
+  assert translation(LinearDiscriminator())[0].latents is None
+  recipe = Compete(LinearGenerator(), Sees(), Adam(), Adam())
+  task = recipe.build(spec_of(BATCH), 10)
+  with pytest.raises(UserError, match="a search for latents needs a discriminator that shows its features"):
+    jax.eval_shape(task.latents.features, task.init(jax.random.key(0), BATCH), BATCH["image"])
