@@ -173,7 +173,8 @@ def on_validation(data: Data) -> Data:
   def eval_batches(split):
     return data.eval_batches("validation" if split == "test" else split)
 
-  return data._replace(eval_batches=eval_batches)
+  sizes = {**data.sizes, "test": data.sizes["validation"]}
+  return data._replace(eval_batches=eval_batches, sizes=sizes)
 
 
 def _check_finite(step: int, values: dict[str, float]) -> None:

@@ -1,14 +1,19 @@
 """Chapter 4: generative adversarial networks."""
 
+import dataclasses
+
 from dlcourse.data.augment import Shift
 from dlcourse.data.image_pairs import ImagePairs, Kind
 from dlcourse.data.images import Images
 from dlcourse.data.points import Gaussians
 from dlcourse.evaluators import Report
+from dlcourse.evaluators.anomaly import Anomalies
 from dlcourse.evaluators.image_quality import ImageQuality
+from dlcourse.evaluators.membership import Membership
 from dlcourse.evaluators.points import ModeCoverage
 from dlcourse.evaluators.restoration import Restoration
 from dlcourse.evaluators.samples import SampleGrid
+from dlcourse.evaluators.watermark import Watermarked
 from dlcourse.experiment import Best, Experiment, Run, Study
 from dlcourse.models import mlp_gan, stylegan
 from dlcourse.models.dcgan import Discriminator, Generator
@@ -19,11 +24,12 @@ from dlcourse.report.divergences import compare_divergences
 from dlcourse.study import mean_by_label, rank_correlation, together
 from dlcourse.tasks.adversarial import Compete
 
-_SMALLEST = (
-  *("--data.folds=50", "--data.per_class=10", "--data.batch_size=8", "--steps=2"),
-  *("--evaluators.0.samples=4", "--evaluators.1.samples=10", "--monitors.0.samples=4"),
-  *("--monitors.1.samples=10", "--best.metric=None"),
+_SMALLEST_SEEN = (
+  *("--data.folds=50", "--data.per_class=10", "--data.validation=0.3", "--data.batch_size=8"),
+  *("--steps=2", "--best.metric=None"),
+  *("--evaluators.0.samples=4", "--monitors.0.samples=4", "--monitors.1.samples=10"),
 )
+_SMALLEST = (*_SMALLEST_SEEN, "--evaluators.1.samples=10", "--evaluators.3.samples=10")
 _NARROW = ("--task.generator.width=4", "--task.discriminator.width=4")
 
 
@@ -31,7 +37,7 @@ def _on_digits(task: Compete, steps: int, small: tuple[str, ...] = _NARROW, batc
   return Experiment(
     data=Images("mnist_5k", batch_size=batch_size, size=32, scale="symmetric"),
     task=task,
-    evaluators=(SampleGrid(), ImageQuality()),
+    evaluators=(SampleGrid(), ImageQuality(), Membership(), Watermarked()),
     monitors=(SampleGrid(), ImageQuality(samples=400)),
     best=Best("fid/digits@400", mode="min"),
     steps=steps,
@@ -55,6 +61,20 @@ def dcgan() -> Experiment:
       ema_decay=0.995,  # 0.999 still holds the noise of the first steps after 2,500
     ),
     steps=4_000,
+  )
+
+
+def anomalies() -> Experiment:
+  """AnoGAN: the digit that a DCGAN never saw, by how far its images are from any other (H4.9.5).
+
+  Schlegl et al. (2017), arXiv:1703.05921. --data.left_out names another digit.
+  """
+  seen = dcgan()
+  return dataclasses.replace(
+    seen,
+    data=dataclasses.replace(seen.data, left_out="0"),
+    evaluators=(SampleGrid(), Anomalies()),
+    small=(*_SMALLEST_SEEN, *_NARROW, "--evaluators.1.images=10", "--evaluators.1.steps=2"),
   )
 
 

@@ -215,6 +215,7 @@ from dlcourse.report.figures import new_figure
 class Twenty(Evaluator):
   def __call__(self, task, state, data, key):
     seen = sum(int(batch["mask"].sum()) for batch in data.eval_batches("test"))
+    assert seen == data.sizes["test"]
     scalars = {"near_twenty": -abs(int(state.step) - 20.0), "seen": float(seen)}
     return Report(scalars, figures={"empty": new_figure(1, 1)})
 
