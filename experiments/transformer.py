@@ -122,7 +122,11 @@ def gpt2_small() -> Experiment:
 
 
 def sentiment() -> Experiment:
-  """Whether a film review is positive, by a Transformer that begins with random numbers (H3.12.4)."""
+  """Whether a film review is positive, by a Transformer that begins with random numbers (H3.12.4).
+
+  Result: test accuracy 73.2 % (1 seed, --steps=705; an LSTM of as many parameters 78.6 %), 1.3 min on one core of
+  a busy 2-core AMD EPYC; `dlcourse study transformer.versus`.
+  """
   return dataclasses.replace(
     recurrent.sentiment_bilstm(),
     task=Classify(
@@ -299,7 +303,12 @@ _METRICS = {"sentiment": "accuracy", "addition": "exact_match", "characters": "l
 
 
 def versus() -> Study:
-  """Recurrent networks and Transformers of equal size after equal time, on three tasks (H3.12.1, H3.12.5)."""
+  """Recurrent networks and Transformers of equal size after equal time, on three tasks (H3.12.1, H3.12.5).
+
+  Result: reviews 78.6 % by an LSTM and 73.2 % by a Transformer, sums 99.95 % (GRU) and 99.9 %, characters 1.422
+  nats (LSTM) and 1.375 (1 seed each); 36 min on one core of a 2-core AMD EPYC; `dlcourse study
+  transformer.versus`.
+  """
   return Study(
     runs=tuple(
       Run(f"{task}, {network}", name, overrides)
