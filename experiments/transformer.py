@@ -124,8 +124,8 @@ def gpt2_small() -> Experiment:
 def sentiment() -> Experiment:
   """Whether a film review is positive, by a Transformer that begins with random numbers (H3.12.4).
 
-  Result: test accuracy 73.2 % (1 seed, --steps=705; an LSTM of as many parameters 78.6 %), 1.3 min on one core of
-  a busy 2-core AMD EPYC; `dlcourse study transformer.versus`.
+  Result: test accuracy 73.2 % (1 seed, --steps=705; an LSTM of as many parameters 78.6 %), 1.3 min on one core
+  of a busy 2-core AMD EPYC; `dlcourse study transformer.versus`.
   """
   return dataclasses.replace(
     recurrent.sentiment_bilstm(),
