@@ -254,6 +254,10 @@ def memory_gap() -> Study:
   """How many steps a symbol is remembered by Transformers of exact and linear attention, and an LSTM (H3.12.5).
 
   The Linformer is not causal: it mixes all places into 32. Attention is given 600 steps, and the LSTM 1,500.
+
+  Result: every symbol named after each gap up to 320 steps by all three kinds of attention, up to 40 by the
+  LSTM, which guesses from 80 on (1 seed); 48 min on one busy core of a 2-core AMD EPYC; `dlcourse study
+  transformer.memory_gap`.
   """
   short = ("--steps=600", "--eval_every=300")
   kinds = {
