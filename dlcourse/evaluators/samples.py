@@ -167,9 +167,10 @@ class SampleGrid(Evaluator):
     check_at_least(1, {"evaluators….samples": self.samples})
 
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
-    """One figure; of a conditional model each column is a class."""
-    images = draw(task, state, data.spec, Request(self.samples), key)["image"]
+    """One figure; of a conditional model each column is a class, and the last row is completed."""
     columns = len(data.spec.classes) if task.conditional else None
+    count = self.samples if columns is None else -(-self.samples // columns) * columns
+    images = draw(task, state, data.spec, Request(count), key)["image"]
     return Report(figures={"samples": image_grid(images, columns)})
 
 

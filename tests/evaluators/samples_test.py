@@ -214,3 +214,15 @@ def test_points_are_saved_as_a_table(tmp_path):
   (file,) = save_samples({"point": points}, Spec({}), tmp_path)
   assert file.read_text().splitlines()[0] == "x,y"
   np.testing.assert_allclose(np.loadtxt(file, delimiter=",", skiprows=1), points)
+
+
+def test_a_grid_of_a_conditional_model_has_a_column_for_each_class(monkeypatch):
+  task, data = Echo(), Data(Spec({}, ("ant", "cat", "dog")), None, None, {}, "", "")
+  task.conditional = True
+  shown = {}
+  monkeypatch.setattr(
+    samples, "image_grid", lambda images, columns: shown.update(n=len(images), columns=columns)
+  )
+  SampleGrid(samples=4)(task, None, data, KEY)
+  assert shown == {"n": 6, "columns": 3}
+  np.testing.assert_array_equal(task.request["label"], [0, 1, 2, 0, 1, 2])
