@@ -79,7 +79,12 @@ def anomalies() -> Experiment:
 
 
 def cgan() -> Experiment:
-  """Conditional GAN (Mirza & Osindero, 2014, arXiv:1411.1784; H4.7.2): the digit that is asked for."""
+  """Conditional GAN (Mirza & Osindero, 2014, arXiv:1411.1784; H4.7.2): the digit that is asked for.
+
+  Result: 98.0 % of samples are taken for the digit that was asked for, FID 5.15 against 1,000 test digits (the
+  shipped extractor), precision 0.857, recall 0.846; the discriminator tells training from test images with an
+  advantage of 0.475 (1 seed); 6.9 min on one core of a busy 2-core AMD EPYC; `dlcourse train gan.cgan`.
+  """
   return _on_digits(
     Compete(
       generator=Generator(latent_dim=64, width=32, conditional=True),
@@ -226,7 +231,11 @@ def variants() -> Study:
 
 
 def ring() -> Experiment:
-  """Eight Gaussians on a ring, by perceptrons whose discriminator is trained close to its optimum (H4.5.1)."""
+  """Eight Gaussians on a ring, by perceptrons whose discriminator is trained close to its optimum (H4.5.1).
+
+  Result: it collapses: 1.2 modes of 8 (5 seeds), 0.4 min on one core of a busy 2-core AMD EPYC; `mode_collapse`
+  has the remedies; `dlcourse study gan.mode_collapse`.
+  """
   return Experiment(
     data=Gaussians("ring", batch_size=256),
     task=Compete(
@@ -262,7 +271,12 @@ REMEDIES = {
 
 
 def mode_collapse() -> Study:
-  """Collapse provoked by a discriminator that is too good, and each remedy of H4.6; five seeds (H4.5.1)."""
+  """Collapse provoked by a discriminator that is too good, and each remedy of H4.6; five seeds (H4.5.1).
+
+  Result: modes covered and share of samples near one: plain 1.2 of 8; one critic step 8.0 and 95.3 %, gradient
+  penalty 8.0 and 91.7 %, Wasserstein with penalty 8.0 and 91.5 %, R1 8.0 and 88.4 %; others in the README; about
+  30 min on one core of a busy 2-core AMD EPYC; `dlcourse study gan.mode_collapse`.
+  """
   return Study(
     runs=tuple(
       Run(label, "gan.ring", overrides, seed) for label, overrides in REMEDIES.items() for seed in range(5)
@@ -273,7 +287,11 @@ def mode_collapse() -> Study:
 
 
 def divergences() -> Study:
-  """The best discriminator, and what the game then measures: JSD saturates where W₁ does not (H4.4.2)."""
+  """The best discriminator, and what the game then measures: JSD saturates where W₁ does not (H4.4.2).
+
+  Result: of two unit intervals a distance of 1 or more apart the JSD is log 2 and W₁ the distance; seconds;
+  `dlcourse study gan.divergences`.
+  """
 
   def summarise(results: list) -> Report:
     del results  # nothing is trained that is kept
