@@ -274,8 +274,8 @@ def mode_collapse() -> Study:
   """Collapse provoked by a discriminator that is too good, and each remedy of H4.6; five seeds (H4.5.1).
 
   Result: modes covered and share of samples near one: plain 1.2 of 8; one critic step 8.0 and 95.3 %, gradient
-  penalty 8.0 and 91.7 %, Wasserstein with penalty 8.0 and 91.5 %, R1 8.0 and 88.4 %; others in the README; about
-  30 min on one core of a busy 2-core AMD EPYC; `dlcourse study gan.mode_collapse`.
+  penalty 8.0 and 91.7 %, Wasserstein with penalty 8.0 and 91.5 %, R1 8.0 and 88.4 %; others in the README;
+  about 30 min on one core of a busy 2-core AMD EPYC; `dlcourse study gan.mode_collapse`.
   """
   return Study(
     runs=tuple(
