@@ -182,7 +182,11 @@ def _translation(task: Compete, kind: Kind, steps: int, small: tuple[str, ...]) 
 
 
 def segment() -> Experiment:
-  """The pixels of a digit on a cluttered ground, by a U-Net with an adversary (Isola et al., 2017; H4.9.3)."""
+  """The pixels of a digit on a cluttered ground, by a U-Net with an adversary (Isola et al., 2017; H4.9.3).
+
+  Result: intersection over union 0.677 (0.449 by a threshold on the picture itself; 1 seed), 3.2 min on one
+  core of a busy 2-core AMD EPYC; `dlcourse train gan.segment`.
+  """
   return _translation(
     Compete(
       generator=UNet(width=16),
@@ -203,6 +207,9 @@ def super_resolution() -> Experiment:
   """Digits of 8 pixels in 32, by a residual network with an adversary (SRGAN: Ledig et al., 2017; H4.9.1).
 
   --data.source=npz:FILE enlarges pictures in colour.
+
+  Result: PSNR 22.1 dB and SSIM 0.893 (15.7 and 0.457 by bicubic interpolation; 1 seed), 4.7 min on one core of
+  a busy 2-core AMD EPYC; `dlcourse train gan.super_resolution`.
   """
   return _translation(
     Compete(
