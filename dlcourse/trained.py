@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
-import numpy as np
 from absl import logging
 
 from dlcourse import watermark, workdir
@@ -18,6 +17,7 @@ from dlcourse.evaluators.samples import Request, draw, save_samples
 from dlcourse.experiment import Experiment, differences
 from dlcourse.flops import step_flops, utilisation
 from dlcourse.parallel import Program
+from dlcourse.report.figures import eight_bit
 from dlcourse.report.layers import task_summary
 from dlcourse.report.write import write_report
 from dlcourse.task import TrainState
@@ -119,8 +119,7 @@ def sample(trained: Trained, request: Request, seed: int = 0, mark: bool = False
   if mark:
     if "image" not in outputs:
       raise UserError("--watermark is for images; this model makes something else")
-    drawn = np.round(np.clip(outputs["image"], 0, 1) * 255).astype(np.uint8)
-    outputs = {**outputs, "image": watermark.embed(drawn, watermark.PAYLOAD) / 255}
+    outputs = {**outputs, "image": watermark.embed(eight_bit(outputs["image"]), watermark.PAYLOAD) / 255}
     made_by["Watermark"] = "".join(map(str, watermark.PAYLOAD)) + ", to be read by dlcourse.watermark"
   return save_samples(outputs, spec, trained.path / "samples", made_by)
 

@@ -11,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import scipy.fft
 
+from dlcourse.data.scaling import LUMA
 from dlcourse.errors import UserError
 
 STEP = 24.0
 PAYLOAD = np.unpackbits(np.frombuffer(b"dl", np.uint8))  # 16 bits, of `sample --watermark`
 _SIDE = 8  # of a block, that of JPEG
-_LUMA = {1: (1.0,), 3: (0.299, 0.587, 0.114)}  # ITU-R BT.601, as in JPEG
+_LUMA = {1: (1.0,), 3: LUMA}
 # Row and column of the coefficients whose step in JPEG's table of quality 75 is 8 or less; not of the mean,
 # which black and white blocks need free to make room for the others.
 _FREQUENCIES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (2, 2), (0, 3), (3, 0))

@@ -1,7 +1,7 @@
 """Batches from arrays in memory: the training batch is a pure function of (seed, step)."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -53,3 +53,17 @@ def in_order(arrays: Arrays, batch_size: int) -> Iterator[dict[str, np.ndarray]]
     rows = {name: array[start : start + batch_size] for name, array in arrays.items()}
     short = batch_size - len(rows["mask"])
     yield {name: np.pad(x, [(0, short)] + [(0, 0)] * (x.ndim - 1)) for name, x in rows.items()}
+
+
+def unbatched(batches: Iterable[Arrays], names: Sequence[str]) -> dict[str, np.ndarray]:
+  """The examples of batches in their order, without padding: the inverse of `in_order`.
+
+  Args:
+    batches: each with a `mask` [B].
+    names: of the arrays that are wanted.
+
+  Returns:
+    name -> [N, ...].
+  """
+  kept = [{name: batch[name][batch["mask"] > 0] for name in names} for batch in batches]
+  return {name: np.concatenate([part[name] for part in kept]) for name in names}

@@ -12,16 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import correlate1d
 
-from dlcourse.data.batches import in_order, shuffled
+from dlcourse.data.batches import in_order, shuffled, unbatched
 from dlcourse.data.images import Images
 from dlcourse.data.recipe import Batch, Data, DataRecipe, digest_of
-from dlcourse.data.scaling import Scaling
+from dlcourse.data.scaling import LUMA, Scaling
 from dlcourse.errors import UserError, check_at_least, unknown
 
 Kind = Literal["downscaled", "grey", "edges", "cluttered"]
 TIMES = 4  # by how much a downscaled side is shorter
 PATCHES = 16  # of other digits, on one cluttered image
-_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 _EDGE = 0.25  # of the slope between black and white
 _NOISE = 64  # grey levels of a background, at most
 _INK = 128  # the least grey level that is of the digit
@@ -77,7 +76,7 @@ class ImagePairs(DataRecipe):
     splits = {}
     for number, name in enumerate(images.sizes):
       rng = np.random.default_rng((self.split_seed, number, _CLUTTER))
-      splits[name] = self._paired(_whole(images, name), rng)
+      splits[name] = self._paired(unbatched(images.eval_batches(name), ("image", "label")), rng)
     batch = shuffled(splits["train"], self.batch_size)
 
     def eval_batches(split):
@@ -137,7 +136,7 @@ def luma(images: np.ndarray) -> np.ndarray:
   """Brightness, 0.299 R + 0.587 G + 0.114 B: uint8 [N, S, S, 1 or 3] -> uint8 [N, S, S, 1]."""
   if images.shape[-1] == 1:
     return images
-  red, green, blue = (np.float32(weight) * images[..., i : i + 1] for i, weight in enumerate(_LUMA))
+  red, green, blue = (np.float32(weight) * images[..., i : i + 1] for i, weight in enumerate(LUMA))
   return _levels(red + green + blue)
 
 
@@ -187,14 +186,6 @@ def cluttered(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _levels(x: np.ndarray) -> np.ndarray:
   return np.rint(x).astype(np.uint8)
-
-
-def _whole(data: Data, split: str) -> dict[str, np.ndarray]:
-  """All examples of a split, in their order."""
-  batches = [*data.eval_batches(split)]
-  return {
-    name: np.concatenate([batch[name][batch["mask"] > 0] for batch in batches]) for name in ("image", "label")
-  }
 
 
 def _preparation(scaling: Scaling) -> Callable:

@@ -14,6 +14,8 @@ from dlcourse.errors import UserError
 FixedScale = Literal["unit", "symmetric", "imagenet", "efficientnet_lite"]
 Scale = Literal["unit", "symmetric", "standard", "imagenet", "efficientnet_lite"]
 
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601, as in JPEG)
+
 # (shift, width) of x -> (x - shift) / width for x in [0, 1].
 _FIXED = {
   "unit": (0.0, 1.0),

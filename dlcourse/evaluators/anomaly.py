@@ -4,21 +4,22 @@ Shapes: N images, S starts, Z dimensions of a latent.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dlcourse.data.batches import unbatched
 from dlcourse.data.recipe import Data
 from dlcourse.data.splits import ranks
 from dlcourse.errors import UserError, check_at_least
 from dlcourse.evaluators import Evaluator, Report
 from dlcourse.evaluators.classification import task_of
 from dlcourse.evaluators.image_quality import LOOKED_THROUGH, some_images
-from dlcourse.evaluators.intervals import area_row
-from dlcourse.report.figures import labelled_images
+from dlcourse.evaluators.intervals import area_row, interval_scalars
+from dlcourse.report.figures import eight_bit, labelled_images
 from dlcourse.task import Latents
 from dlcourse.theory.sample_quality import nearest_neighbours
 
@@ -71,7 +72,7 @@ class Anomalies(Evaluator):
       raise UserError("Anomalies needs a class that is left out of training, as by --data.left_out=NAME")
 
     made, losses = self._searched(latents, state, data.spec.scale(images / np.float32(255)), key)
-    made = np.round(np.clip(data.spec.unscale(made), 0, 1) * 255).astype(np.uint8)
+    made = eight_bit(data.spec.unscale(made))
     known = some_images(data, "train", LOOKED_THROUGH)
     distances, _ = nearest_neighbours(images.reshape(len(images), -1), known.reshape(len(known), -1))
     rows = {
@@ -79,7 +80,9 @@ class Anomalies(Evaluator):
       "neighbour_auc": area_row("nearest training image", anomalous, distances, RESAMPLES),
     }
     return Report(
-      scalars={name: value for prefix, row in rows.items() for name, value in _scalars(prefix, row).items()},
+      scalars={
+        name: value for prefix, row in rows.items() for name, value in interval_scalars(prefix, row).items()
+      },
       tables={"anomalies": [*rows.values()]},
       figures={"anomalies": _figure(images, made, losses, anomalous, [data.spec.classes[i] for i in labels])},
     )
@@ -151,18 +154,14 @@ def nearest_latents(
 
 
 def _labels(data: Data, split: str) -> np.ndarray:
-  return np.concatenate([batch["label"][batch["mask"] > 0] for batch in data.eval_batches(split)])
+  return unbatched(data.eval_batches(split), ("label",))["label"]
 
 
 def _of_each_class(data: Data, most: int) -> tuple[np.ndarray, np.ndarray]:
   """(images, labels) of the test split: the first ones of each class."""
-  labels, images = _labels(data, "test"), some_images(data, "test", data.sizes["test"])
-  chosen = np.sort(np.argsort(ranks(labels), kind="stable")[:most])
-  return images[chosen], labels[chosen]
-
-
-def _scalars(prefix: str, row: dict[str, Any]) -> dict[str, float]:
-  return {prefix: row["value"], f"{prefix}_low": row["low"], f"{prefix}_high": row["high"]}
+  test = unbatched(data.eval_batches("test"), ("image", "label"))
+  chosen = np.sort(np.argsort(ranks(test["label"]), kind="stable")[:most])
+  return test["image"][chosen], test["label"][chosen]
 
 
 def _figure(

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlcourse.data.batches import unbatched
 from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError, check_at_least, unknown
 from dlcourse.evaluators import Evaluator, Report
@@ -205,7 +206,7 @@ def of_each_class(data: Data, count: int) -> dict[str, np.ndarray]:
     A batch: name -> [B, ...].
   """
   batches = list(data.eval_batches("test"))
-  rows = {name: np.concatenate([batch[name][batch["mask"] > 0] for batch in batches]) for name in batches[0]}
+  rows = unbatched(batches, tuple(batches[0]))
   by_class = np.argsort(rows["label"], kind="stable")
   labels = rows["label"][by_class]
   ranks = np.arange(len(labels)) - np.searchsorted(labels, labels)  # how many of its class stand before it

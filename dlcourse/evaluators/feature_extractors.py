@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlcourse.data.scaling import LUMA
 from dlcourse.data.single_images import Fit
 from dlcourse.errors import UserError, unknown
 from dlcourse.exported import open_exported
@@ -30,7 +31,6 @@ CHUNK = 64  # images in one call
 #     --eval_every=2000; 91.02 % of 10,000 test images of Fashion-MNIST, 5.4 min on a shared core
 SHIPPED = ("digits", "fashion")
 _KINDS = ("classifier:FILE", "inception:FILE")
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 class Extractor(NamedTuple):
@@ -158,7 +158,7 @@ def fitted(images: jax.Array, shape: tuple[int, int, int], fit: Fit) -> jax.Arra
     if {images.shape[-1], channels} != {1, 3}:
       raise UserError(f"an extractor of {channels} channel(s) cannot look at images of {images.shape[-1]}")
     if channels == 1:
-      images = (images @ jnp.array(_LUMA))[..., None]
+      images = (images @ jnp.array(LUMA))[..., None]
     else:
       images = jnp.broadcast_to(images, (*images.shape[:3], 3))
   if fit == "pad" and max(height, width) <= side:

@@ -10,6 +10,7 @@ import chex
 import jax
 import numpy as np
 
+from dlcourse.data.batches import unbatched
 from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError
 from dlcourse.evaluators import Evaluator, Report
@@ -90,9 +91,8 @@ def windows(data: Data, split: str) -> dict[str, np.ndarray]:
   """
   if not {"inputs", "horizons", "targets"} <= set(data.spec.batch):
     raise UserError("ForecastBaselines needs windows with horizons, such as those of Weather")
-  parts = [{name: x[batch["mask"] > 0] for name, x in batch.items()} for batch in data.eval_batches(split)]
-  joined = {name: np.concatenate([part[name] for part in parts]) for name in ("inputs", "targets")}
-  return joined | {"horizons": parts[0]["horizons"][0]}
+  found = unbatched(data.eval_batches(split), ("inputs", "targets", "horizons"))
+  return found | {"horizons": found["horizons"][0]}
 
 
 def baselines(data: Data) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from dlcourse.evaluators import Evaluator, Report
 from dlcourse.evaluators.classification import task_of
 from dlcourse.evaluators.feature_extractors import CHUNK, open_extractor
 from dlcourse.evaluators.samples import Request, draw
-from dlcourse.report.figures import image_grid
+from dlcourse.report.figures import eight_bit, image_grid
 from dlcourse.theory import sample_quality
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def draw_images(task, state, spec: Spec, count: int, key: jax.Array) -> np.ndarr
     made = draw(task, state, spec, Request(size), jax.random.fold_in(key, index))["image"]
     if not np.isfinite(made).all():
       raise UserError("the model makes images of NaN: training has diverged, or the checkpoint is damaged")
-    parts.append(np.round(np.clip(made, 0, 1) * 255).astype(np.uint8))
+    parts.append(eight_bit(made))
   return np.concatenate(parts)[:count]
 
 

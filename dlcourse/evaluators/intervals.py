@@ -4,6 +4,7 @@ A test split of a few hundred patients says less than its three decimals suggest
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -75,3 +76,8 @@ def area_row(measure: str, of_class: np.ndarray, scores: np.ndarray, resamples: 
   low, high = np.percentile(drawn, [2.5, 97.5])
   value = area(positive, negative)
   return {"measure": measure, "value": value, "low": float(low), "high": float(high), "n": len(scores)}
+
+
+def interval_scalars(name: str, row: Mapping[str, Any]) -> dict[str, float]:
+  """A row's value under this name, and the ends of its interval as NAME_low and NAME_high."""
+  return {name: row["value"], f"{name}_low": row["low"], f"{name}_high": row["high"]}

@@ -8,7 +8,7 @@ import numpy as np
 from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError
 from dlcourse.evaluators import Evaluator, Report
-from dlcourse.evaluators.intervals import area_row
+from dlcourse.evaluators.intervals import area_row, interval_scalars
 
 RESAMPLES = 1_000
 
@@ -38,9 +38,7 @@ class Membership(Evaluator):
       scalars={
         "membership_advantage": float(attack.statistic),
         "membership_p": float(attack.pvalue),
-        "membership_auc": row["value"],
-        "membership_auc_low": row["low"],
-        "membership_auc_high": row["high"],
+        **interval_scalars("membership_auc", row),
       },
       tables={"membership": [row]},
     )

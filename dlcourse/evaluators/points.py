@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from dlcourse.data.batches import unbatched
 from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError, check_at_least
 from dlcourse.evaluators import Evaluator, Report
@@ -32,7 +33,8 @@ class ModeCoverage(Evaluator):
     """
     if "point" not in data.spec.batch:
       raise UserError(f"ModeCoverage judges points; this data has {', '.join(sorted(data.spec.batch))}")
-    real, label = _points(data)
+    test = unbatched(data.eval_batches("test"), ("point", "label"))
+    real, label = test["point"], test["label"]
     centres = np.stack([real[label == mode].mean(axis=0) for mode in range(len(data.spec.classes))])
     deviation = float(np.sqrt(np.square(real - centres[label]).mean()))
     made = draw(task, state, data.spec, Request(self.samples), key)["point"]
@@ -46,13 +48,3 @@ class ModeCoverage(Evaluator):
     axes.legend(frameon=False, loc="upper right", markerscale=4)
     scalars = {"modes": float(found.covered), "high_quality": found.high_quality}
     return Report(scalars, {"modes": rows}, {"points": figure})
-
-
-def _points(data: Data) -> tuple[np.ndarray, np.ndarray]:
-  """All test points [N, 2] and their modes [N]."""
-  batches = [*data.eval_batches("test")]
-  kept = [batch["mask"] > 0 for batch in batches]
-  return tuple(
-    np.concatenate([batch[name][keep] for batch, keep in zip(batches, kept, strict=True)])
-    for name in ("point", "label")
-  )

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -60,24 +60,22 @@ def draw(task, state, spec: Spec, request: Request, key: jax.Array) -> dict[str,
 def _picture_request(conditional: bool, spec: Spec, request: Request) -> dict[str, np.ndarray]:
   if request.prompt is not None:
     raise UserError("--prompt goes with a text model; this one makes images")
-  arrays = {"index": np.arange(request.samples)}
-  return arrays | {"label": _classes(spec, request)} if conditional else _unconditional(arrays, request)
+  label = _wanted_classes(spec.classes if conditional else (), request)
+  return {"index": np.arange(request.samples)} | ({} if label is None else {"label": label})
 
 
-def _unconditional(arrays: dict[str, np.ndarray], request: Request) -> dict[str, np.ndarray]:
-  if request.condition is not None:
-    raise UserError("--condition goes with a conditional model; this one knows no classes")
-  return arrays
-
-
-def _classes(spec: Spec, request: Request) -> np.ndarray:
-  """[N] int32: the class that is asked for, or all in turn."""
-  every = np.arange(request.samples, dtype=np.int32) % len(spec.classes)
+def _wanted_classes(classes: Sequence[str], request: Request) -> np.ndarray | None:
+  """[N] int32: the class that is asked for, or all in turn; None where the model knows none."""
+  if not classes:
+    if request.condition is not None:
+      raise UserError("--condition goes with a conditional model; this one knows no classes")
+    return None
+  every = np.arange(request.samples, dtype=np.int32) % len(classes)
   if request.condition is None:
     return every
-  if request.condition not in spec.classes:
-    raise unknown("class of --condition", request.condition, spec.classes)
-  return np.full_like(every, spec.classes.index(request.condition))
+  if request.condition not in classes:
+    raise unknown("class of --condition", request.condition, classes)
+  return np.full_like(every, classes.index(request.condition))
 
 
 def _question(spec: Spec, request: Request) -> dict[str, np.ndarray]:
@@ -115,9 +113,8 @@ def _text_request(spec: Spec, request: Request) -> dict[str, np.ndarray]:
   given[:, : len(start)] = 1.0
   temperature = np.full(request.samples, request.temperature, np.float32)
   asked = {"tokens": tokens, "given": given, "temperature": temperature}
-  if not spec.classes:
-    return _unconditional(asked, request)
-  return asked | {"condition": _classes(spec, request)[:, None]}
+  label = _wanted_classes(spec.classes, request)
+  return asked | ({} if label is None else {"condition": label[:, None]})
 
 
 def _check_temperature(path: str, temperature: float) -> None:

@@ -88,6 +88,25 @@ class Generator(nn.Module):
     return nn.tanh(up(channels, strides=(2, 2), use_bias=True)(x))  # [B, S, S, C]
 
 
+def normalised(
+  x: jax.Array, norm: str, train: bool, mask: jax.Array | None, name: str | None = None
+) -> jax.Array:
+  """Maps x [B, H, W, F] after the norm of maps of a discriminator, batch or layer; others leave them alone.
+
+  Args:
+    x: maps of a layer of the module that calls.
+    norm: a discriminator's field.
+    train: of `BatchNorm`.
+    mask: [B] of the images that count, likewise.
+    name: of the layer that is made.
+  """
+  if norm == "batch":
+    return BatchNorm(train, name=name)(x, mask=mask)
+  if norm == "layer":
+    return nn.LayerNorm(epsilon=1e-5, reduction_axes=(1, 2, 3), name=name)(x)
+  return x
+
+
 class Discriminator(nn.Module):
   """Images to one logit: large for real; the mirror image of the generator."""
 
@@ -130,11 +149,7 @@ class Discriminator(nn.Module):
     down = functools.partial(conv, kernel_size=(4, 4), strides=(2, 2), padding="SAME", kernel_init=_weights)
     for i in range(doublings):
       x = down(self.width * 2**i, use_bias=i == 0 or self.norm != "batch")(x)  # [B, S/2, S/2, F]
-      if i and self.norm == "batch":
-        x = BatchNorm(train)(x, mask=mask)
-      elif i and self.norm == "layer":
-        x = nn.LayerNorm(epsilon=1e-5, reduction_axes=(1, 2, 3))(x)
-      x = nn.leaky_relu(x, 0.2)
+      x = nn.leaky_relu(normalised(x, self.norm, train, mask) if i else x, 0.2)
     self.sow("intermediates", "features", x)
     logit = conv(1, (start, start), padding="VALID", kernel_init=_weights, name="output")(x)[:, 0, 0, 0]
     if self.condition == "projection":

@@ -59,25 +59,21 @@ def _normalised(layer: nn.Module, kernel: Array) -> Array:
   return kernel / (v @ matrix @ u)
 
 
-class SpectralConv(Conv):
+class _Spectral(nn.Module):
+  """What makes a layer with a kernel a spectrally normalised one."""
+
+  train: bool = False
+  """Take a power iteration; it is kept where the collection "spectral" is mutable."""
+
+  def param(self, name: str, init_fn: Callable, *init_args) -> Array:
+    """The parameter as the layer uses it: the kernel normalised, the bias as it is."""
+    value = super().param(name, init_fn, *init_args)
+    return _normalised(self, value) if name == "kernel" else value
+
+
+class SpectralConv(_Spectral, Conv):
   """`Conv` with its kernel, as a matrix [-1, out], divided by the largest singular value."""
 
-  train: bool = False
-  """Take a power iteration; it is kept where the collection "spectral" is mutable."""
 
-  def param(self, name: str, init_fn: Callable, *init_args) -> Array:
-    """The parameter as the layer uses it: the kernel normalised, the bias as it is."""
-    value = super().param(name, init_fn, *init_args)
-    return _normalised(self, value) if name == "kernel" else value
-
-
-class SpectralDense(Dense):
+class SpectralDense(_Spectral, Dense):
   """`Dense` with its kernel divided by the largest singular value."""
-
-  train: bool = False
-  """Take a power iteration; it is kept where the collection "spectral" is mutable."""
-
-  def param(self, name: str, init_fn: Callable, *init_args) -> Array:
-    """The parameter as the layer uses it: the kernel normalised, the bias as it is."""
-    value = super().param(name, init_fn, *init_args)
-    return _normalised(self, value) if name == "kernel" else value

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from dlcourse.errors import UserError, check_at_least
 from dlcourse.models.batch_norm import BatchNorm
 from dlcourse.models.convolution import Conv, ConvTranspose
+from dlcourse.models.dcgan import normalised
 from dlcourse.models.spectral_norm import SpectralConv
 
 WIDEST = 8  # times the width: 512 maps of the published 64
@@ -143,10 +144,6 @@ class PatchDiscriminator(nn.Module):
     for i in range(self.depth + 1):
       stride, bias = 2 if i < self.depth else 1, i == 0 or self.norm != "batch"
       x = conv(self.width * min(2**i, WIDEST), strides=(stride, stride), use_bias=bias, name=f"conv_{i}")(x)
-      if i and self.norm == "batch":
-        x = BatchNorm(train, name=f"norm_{i}")(x, mask=mask)
-      elif i and self.norm == "layer":
-        x = nn.LayerNorm(epsilon=1e-5, reduction_axes=(1, 2, 3), name=f"norm_{i}")(x)
-      x = nn.leaky_relu(x, 0.2)
+      x = nn.leaky_relu(normalised(x, self.norm, train, mask, f"norm_{i}") if i else x, 0.2)
     self.sow("intermediates", "features", x)
     return conv(1, name="output")(x).mean((1, 2, 3))

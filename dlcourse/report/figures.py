@@ -155,10 +155,14 @@ def labelled_series(series: Sequence[np.ndarray], titles: Sequence[str], columns
   return figure
 
 
+def eight_bit(images: np.ndarray) -> np.ndarray:
+  """Images in [0, 1] as a picture file keeps them: the nearest of 256 levels, uint8."""
+  return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
+
+
 def tile(images: np.ndarray, columns: int) -> np.ndarray:
   """Images [N, H, W, C] in [0, 1] -> one uint8 picture with a one-pixel frame around each."""
-  images = np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
-  images = np.pad(images, ((0, -len(images) % columns), (1, 1), (1, 1), (0, 0)), constant_values=64)
+  images = np.pad(eight_bit(images), ((0, -len(images) % columns), (1, 1), (1, 1), (0, 0)), constant_values=64)
   count, height, width, channels = images.shape
   grid = images.reshape(count // columns, columns, height, width, channels)
   return grid.swapaxes(1, 2).reshape(count // columns * height, columns * width, channels)
@@ -195,7 +199,7 @@ def save_image_grid(
   grid = tile(images, grid_columns(len(images)))
   times = -(-GRID_SIDE // min(grid.shape[:2]))
   pictures = [grid.repeat(times, axis=0).repeat(times, axis=1)]
-  pictures += [np.round(np.clip(image, 0, 1) * 255).astype(np.uint8) for image in images]
+  pictures += [*eight_bit(images)]
   metadata = PngInfo()
   for keyword, text in (texts or {}).items():
     metadata.add_text(keyword, text)

@@ -151,8 +151,7 @@ class Rules(NamedTuple):
 
   def images(self, state: TrainState, z: jax.Array) -> jax.Array:
     """z [N, Z] -> images of the averaged generator, in model space; its noise is the same each time."""
-    variables = {"params": state.model_state[EMA], **state.model_state[GENERATOR]}
-    return self.g.apply(variables, z, None, train=False, rngs={"noise": jax.random.key(0)})
+    return self._by_average(state, z, None, jax.random.key(0))
 
   def features(self, state: TrainState, images: jax.Array) -> jax.Array:
     """What the discriminator sows of images in model space, [N, F]; its batch norm by the running averages."""
@@ -197,10 +196,12 @@ class Rules(NamedTuple):
 
   def _sampled(self, state, key, part: Part):
     z_key, noise_key = jax.random.split(key)
+    return self._by_average(state, self._inputs(z_key, part), part.label, noise_key)
+
+  def _by_average(self, state, inputs, label, noise_key):
+    """What the averaged generator makes of latents or sources."""
     variables = {"params": state.model_state[EMA], **state.model_state[GENERATOR]}
-    return self.g.apply(
-      variables, self._inputs(z_key, part), part.label, train=False, rngs={"noise": noise_key}
-    )
+    return self.g.apply(variables, inputs, label, train=False, rngs={"noise": noise_key})
 
   def _beside(self, source, images):
     """Images with their sources as further channels, where the discriminator is to see them."""

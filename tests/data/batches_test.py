@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dlcourse.data.batches import in_order, shuffled
+from dlcourse.data.batches import in_order, shuffled, unbatched
 
 ARRAYS = {"x": np.arange(10), "y": np.arange(20).reshape(10, 2)}
 
@@ -48,3 +48,11 @@ def test_a_mask_of_the_data_is_kept_and_padded():
   first, last = in_order(arrays, 2)
   np.testing.assert_array_equal(first["mask"], [[1, 1], [1, 0]])
   np.testing.assert_array_equal(last["mask"], [[0, 1], [0, 0]])
+
+
+def test_examples_come_back_from_batches_in_their_order_and_without_padding():
+  arrays = {"x": np.arange(14.0).reshape(7, 2), "label": np.arange(7), "unwanted": np.zeros(7)}
+  found = unbatched(in_order(arrays, 3), ("x", "label"))
+  assert set(found) == {"x", "label"}
+  for name, array in found.items():
+    np.testing.assert_array_equal(array, arrays[name])
