@@ -37,7 +37,7 @@ flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which split
 flags.DEFINE_integer("samples", 16, "How many samples are drawn.", 1, 100_000)
 flags.DEFINE_string("prompt", None, "What a sampled text begins with, or what is to be answered.")
 flags.DEFINE_integer("length", 500, "Symbols of a sampled text.", 1, 1_000_000)
-flags.DEFINE_float("temperature", 1.0, "Below 1 prefers likely symbols; 0 takes the likeliest.", 0.0)
+flags.DEFINE_float("temperature", 1.0, "Below 1 prefers likely symbols or images; 0 takes the likeliest.", 0.0)
 flags.DEFINE_string("condition", None, "The class of a conditional model's samples; default: each in turn.")
 flags.DEFINE_bool("watermark", False, "Embed an invisible mark in sampled images; see dlcourse.watermark.")
 flags.DEFINE_bool("summary", False, "Layers with their costs: of every experiment, or of the one named.")

@@ -20,7 +20,8 @@ EXPERIMENTS, STUDIES = sorted(catalogue()), sorted(catalogue(Study))
 def request_shapes(spec, conditional, count=3):
   if not spec.vocabulary:
     index = jax.ShapeDtypeStruct((count,), jnp.int32)
-    return {"index": index, "label": index} if conditional else {"index": index}
+    asked = {"index": index, "temperature": jax.ShapeDtypeStruct((count,), jnp.float32)}
+    return asked | ({"label": index} if conditional else {})
   text, temperature = jax.ShapeDtypeStruct((count, 20), jnp.int32), jax.ShapeDtypeStruct((count,), jnp.float32)
   if "inputs" in spec.batch:
     lengths = jax.ShapeDtypeStruct((count,), jnp.int32)

@@ -28,7 +28,8 @@ class Request(NamedTuple):
     samples: how many.
     prompt: what a text begins with, None: a line break; or what is to be answered or translated.
     length: symbols of a text, the prompt included.
-    temperature: 1 samples the model's distribution, 0 takes the likeliest symbol.
+    temperature: 1 samples the model's distribution, 0 takes the likeliest symbol; of images, how far from the
+      middle of the latents they are drawn.
     condition: the class that a conditional model's samples are of; None: all in turn.
   """
 
@@ -60,8 +61,11 @@ def draw(task, state, spec: Spec, request: Request, key: jax.Array) -> dict[str,
 def _picture_request(conditional: bool, spec: Spec, request: Request) -> dict[str, np.ndarray]:
   if request.prompt is not None:
     raise UserError("--prompt goes with a text model; this one makes images")
+  _check_temperature("temperature", request.temperature)
   label = _wanted_classes(spec.classes if conditional else (), request)
-  return {"index": np.arange(request.samples)} | ({} if label is None else {"label": label})
+  temperature = np.full(request.samples, request.temperature, np.float32)
+  asked = {"index": np.arange(request.samples), "temperature": temperature}
+  return asked | ({} if label is None else {"label": label})
 
 
 def _wanted_classes(classes: Sequence[str], request: Request) -> np.ndarray | None:

@@ -275,6 +275,8 @@ class Generator(nn.Module):
   image_shape: tuple[int, int, int] | None = None
   """(S, S, C); None: that of the data."""
 
+  truncates = True  # `__call__` takes a truncation
+
   def __post_init__(self) -> None:
     """Refuses layers without a unit, and a probability that is none."""
     names = ("latent_dim", "style_dim", "mapping_layers", "capacity", "max_width")
@@ -284,12 +286,13 @@ class Generator(nn.Module):
 
   @nn.compact
   def __call__(
-    self, z: Array, label: Array | None = None, train: bool = False, truncation: float = 1.0
+    self, z: Array, label: Array | None = None, train: bool = False, truncation: float | Array = 1.0
   ) -> Array:
     """z [B, Z], label [B] -> images [B, S, S, C].
 
     With `train` styles are mixed, and the mean style is followed where the collection "w_average" is mutable.
-    Else `truncation` is what remains of a style's distance from it (ψ in Karras et al., 2019, appendix B).
+    Else `truncation`, [] or [B, 1], is what remains of a style's distance from it (ψ in Karras et al., 2019,
+    appendix B).
     """
     layers = 2 * start_and_doublings(self.image_shape[0])[1] + 2
     classes = class_vectors(label, self.num_classes) if self.conditional else None

@@ -1,6 +1,7 @@
 """The game of a generator against a discriminator, as pure functions (Goodfellow et al., 2014; H4.4)."""
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import flax.linen as nn
@@ -48,6 +49,26 @@ class Player(NamedTuple):
   stats: PyTree
 
 
+def judged(d: nn.Module, params: PyTree, stats: PyTree, images, label, key, mask=None) -> Judged:
+  """What a discriminator makes of images [B, ...] in training mode; batch norm leaves out what `mask` does."""
+  variables, kept = {"params": params, **stats}, [*stats, _SOWN]
+  outputs, kept = d.apply(variables, images, label, train=True, mask=mask, rngs={"noise": key}, mutable=kept)
+  (features,) = kept.pop(_SOWN, {}).get("features", (None,))
+  return Judged(outputs, features, kept)
+
+
+def verdicts(
+  game: losses.Game, on_real: jax.Array, on_fake: jax.Array, mask: jax.Array, label: float = 1.0
+) -> tuple[jax.Array, dict[str, metrics.Mean]]:
+  """A discriminator's loss [B] by its outputs [B], that of real images against `label`, and what to read."""
+  each = game.real(on_real, label) + game.fake(on_fake)
+  return each, {
+    "d_loss": metrics.mean(each, mask),
+    "d_real": metrics.mean(game.score(on_real), mask),
+    "d_fake": metrics.mean(game.score(on_fake), mask),
+  }
+
+
 class Rules(NamedTuple):
   """The game as pure functions of a `TrainState` whose fields have an entry for each player.
 
@@ -69,8 +90,8 @@ class Rules(NamedTuple):
     part = self._prepared(None, batch)
     inputs = self._inputs(z_key, part)
     of_g = dict(self.g.init({"params": g_key, "noise": z_key}, inputs, part.label, train=True))
-    judged = self._beside(part.source, part.real)
-    of_d = dict(self.d.init({"params": d_key, "noise": z_key}, judged, part.label, train=True))
+    seen = self._beside(part.source, part.real)
+    of_d = dict(self.d.init({"params": d_key, "noise": z_key}, seen, part.label, train=True))
     of_d.pop(_SOWN, None)
     params = {GENERATOR: of_g.pop("params"), DISCRIMINATOR: of_d.pop("params")}
     opt_state = {
@@ -126,12 +147,8 @@ class Rules(NamedTuple):
     part, game = self._prepared(None, batch), self._game
     made = self._sampled(state, key, part)
     on_real, on_fake = self._score(state, part.real, part), self._score(state, made, part)
-    measured = {
-      "d_loss": metrics.mean(game.real(on_real, 1.0) + game.fake(on_fake), part.mask),
-      "d_real": metrics.mean(game.score(on_real), part.mask),
-      "d_fake": metrics.mean(game.score(on_fake), part.mask),
-      "g_loss": metrics.mean(game.generator(on_fake), part.mask),
-    }
+    _, measured = verdicts(game, on_real, on_fake, part.mask)
+    measured |= {"g_loss": metrics.mean(game.generator(on_fake), part.mask)}
     if part.source is None:
       return measured
     return measured | {"error": metrics.mean(losses.mean_absolute(made, part.real), part.mask)}
@@ -144,10 +161,21 @@ class Rules(NamedTuple):
     return self._game.score(self._score(state, part.real, part))
 
   def generate(self, state: TrainState, key: jax.Array, request: Batch) -> dict[str, jax.Array]:
-    """Samples of the averaged generator; the request is {"index" [N]} and, if conditional, "label" [N]."""
+    """Samples of the averaged generator.
+
+    The request is {"index" [N], "temperature" [N]} and, if conditional, "label" [N]. Below 1 the temperature
+    draws samples towards the middle, less varied and more typical: it is ψ of a generator that truncates styles
+    (Karras et al., 2019, appendix B), and a factor of the latents of any other.
+    """
     # Of what is not drawn only the length counts.
     asked = Part(request["index"], None, request.get("label"), request["index"])
-    return {self._kind: self.spec.unscale(self._sampled(state, key, asked))}
+    z_key, noise_key = jax.random.split(key)
+    z, share = self._inputs(z_key, asked), request["temperature"][:, None]
+    if getattr(self.g, "truncates", False):
+      images = self._by_average(state, z, asked.label, noise_key, {"truncation": share})
+    else:
+      images = self._by_average(state, share * z, asked.label, noise_key)
+    return {self._kind: self.spec.unscale(images)}
 
   def images(self, state: TrainState, z: jax.Array) -> jax.Array:
     """z [N, Z] -> images of the averaged generator, in model space; its noise is the same each time."""
@@ -198,10 +226,10 @@ class Rules(NamedTuple):
     z_key, noise_key = jax.random.split(key)
     return self._by_average(state, self._inputs(z_key, part), part.label, noise_key)
 
-  def _by_average(self, state, inputs, label, noise_key):
-    """What the averaged generator makes of latents or sources."""
+  def _by_average(self, state, inputs, label, noise_key, only_some: Mapping[str, jax.Array] = {}):
+    """What the averaged generator makes of latents or sources; `only_some` is what not every one takes."""
     variables = {"params": state.model_state[EMA], **state.model_state[GENERATOR]}
-    return self.g.apply(variables, inputs, label, train=False, rngs={"noise": noise_key})
+    return self.g.apply(variables, inputs, label, train=False, rngs={"noise": noise_key}, **only_some)
 
   def _beside(self, source, images):
     """Images with their sources as further channels, where the discriminator is to see them."""
@@ -211,19 +239,10 @@ class Rules(NamedTuple):
       source = source.repeat(images.shape[axis] // source.shape[axis], axis)
     return jnp.concatenate([images, source], axis=-1)
 
-  def _judged(self, params, stats, images, label, key, mask=None) -> Judged:
-    """In training mode."""
-    variables, kept = {"params": params, **stats}, [*stats, _SOWN]
-    outputs, kept = self.d.apply(
-      variables, images, label, train=True, mask=mask, rngs={"noise": key}, mutable=kept
-    )
-    (features,) = kept.pop(_SOWN, {}).get("features", (None,))
-    return Judged(outputs, features, kept)
-
   def _score(self, state, images, part: Part):
     params, stats = state.params[DISCRIMINATOR], state.model_state[DISCRIMINATOR]
     seen = self._beside(part.source, images)
-    return self._judged(params, stats, seen, part.label, jax.random.key(0), part.mask).outputs
+    return judged(self.d, params, stats, seen, part.label, jax.random.key(0), part.mask).outputs
 
   def _seen(self, key, images, part: Part):
     """What the discriminator sees of images in model space."""
@@ -247,18 +266,13 @@ class Rules(NamedTuple):
     (_, _, label, mask), game = part, self._game
     keys = jax.random.split(key, 5)
     real, fakes = self._seen(keys[0], part.real, part), self._seen(keys[1], fakes, part)
-    on_real, _, stats = self._judged(params, stats, real, label, keys[2])
-    on_fake, _, stats = self._judged(params, stats, fakes, label, keys[3])
-    each = game.real(on_real, self.recipe.real_label) + game.fake(on_fake)
-    measured = {
-      "d_loss": metrics.mean(each, mask),
-      "d_real": metrics.mean(game.score(on_real), mask),
-      "d_fake": metrics.mean(game.score(on_fake), mask),
-    }
+    on_real, _, stats = judged(self.d, params, stats, real, label, keys[2])
+    on_fake, _, stats = judged(self.d, params, stats, fakes, label, keys[3])
+    each, measured = verdicts(game, on_real, on_fake, mask, self.recipe.real_label)
     if self.recipe.gradient_penalty or self.recipe.r1:
 
       def critic(images):
-        return self._judged(params, stats, images, label, keys[2]).outputs
+        return judged(self.d, params, stats, images, label, keys[2]).outputs
 
       penalty = self._penalty(critic, real, fakes, keys[4], due)
       each, measured = each + penalty, measured | {"penalty": metrics.mean(penalty, mask)}
@@ -285,7 +299,7 @@ class Rules(NamedTuple):
   def _generator_loss(self, fakes, critic: Player, part: Part, key):
     _, _, label, mask = part
     keys = jax.random.split(jax.random.fold_in(key, 2), 4)
-    judge = functools.partial(self._judged, critic.params, critic.stats)
+    judge = functools.partial(judged, self.d, critic.params, critic.stats)
     of_fakes = judge(self._seen(keys[0], fakes, part), label, keys[1])
     loss = metrics.mean(self._game.generator(of_fakes.outputs), mask)
     measured = {"g_loss": loss}

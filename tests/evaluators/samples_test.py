@@ -199,7 +199,7 @@ def test_a_conditional_model_draws_the_class_that_is_asked_for_or_all_in_turn(co
 def test_an_unconditional_model_of_classes_is_told_none():
   task, spec = Echo(), Spec({}, ("ant", "cat"))
   draw(task, None, spec, Request(samples=2), KEY)
-  assert set(task.request) == {"index"}
+  assert set(task.request) == {"index", "temperature"}
   with pytest.raises(UserError, match="this one knows no classes"):
     draw(task, None, spec, Request(condition="cat"), KEY)
 

@@ -191,7 +191,10 @@ def test_augmentation_changes_what_the_discriminator_sees_of_both_and_not_the_sa
   assert sure == pytest.approx(float(jax.nn.sigmoid(1.0)), rel=1e-5)
   assert 0.4 < half < 0.6  # of which about a half is mirrored, and says -1
   assert seen["d_fake"].value() != measured["d_fake"].value()
-  made = [t.generate(state, jax.random.key(1), {"index": np.arange(3)})["image"] for t in (plain, task)]
+  made = [
+    t.generate(state, jax.random.key(1), {"index": np.arange(3), "temperature": np.ones(3)})["image"]
+    for t in (plain, task)
+  ]
   np.testing.assert_array_equal(*made)
 
 
@@ -236,8 +239,11 @@ def test_samples_and_scores_come_from_the_averaged_generator():
   def z(count):
     return jax.random.normal(jax.random.split(key)[0], (count, 2))
 
-  made = task.generate(state, key, {"index": np.arange(4)})["image"]
+  made = task.generate(state, key, {"index": np.arange(4), "temperature": np.ones(4)})["image"]
   np.testing.assert_allclose(made.reshape(4, 3), (images(average, z(4)) + 1) / 2, atol=1e-5)  # back to [0, 1]
+
+  colder = task.generate(state, key, {"index": np.arange(4), "temperature": np.full(4, 0.5)})["image"]
+  np.testing.assert_allclose(colder.reshape(4, 3), (images(average, z(4) / 2) + 1) / 2, atol=1e-5)
 
   measured = task.eval_step(state, key, BATCH)
   d, game = state.params["discriminator"], losses.GAMES["non_saturating"]
@@ -273,7 +279,7 @@ def test_a_label_reaches_both_networks_and_chooses_the_sample():
   task = recipe.build(spec_of(BATCH, classes=("a", "b", "c")), 10)
   state = task.init(jax.random.key(0), BATCH)
   assert task.conditional
-  request = {"index": np.arange(4), "label": np.array([2, 0, 0, 1])}
+  request = {"index": np.arange(4), "temperature": np.ones(4), "label": np.array([2, 0, 0, 1])}
   made = task.generate(state, jax.random.key(1), request)["image"][:, 0, 0, 0]
   table = (state.params["generator"]["Embed_0"]["embedding"][:, 0] + 1) / 2
   np.testing.assert_allclose(made, table[np.array([2, 0, 0, 1])], rtol=1e-5)
@@ -288,7 +294,27 @@ def test_points_are_made_as_images_are():
   task = recipe.build(Spec(shapes), 10)
   state = task.init(jax.random.key(0), batch)
   state, _ = jax.jit(task.train_step)(state, batch)
-  assert set(task.generate(state, jax.random.key(0), {"index": np.arange(2)})) == {"point"}
+  request = {"index": np.arange(2), "temperature": np.ones(2)}
+  assert set(task.generate(state, jax.random.key(0), request)) == {"point"}
+
+
+class Truncating(nn.Module):
+  """Shows what it is told of truncation."""
+
+  latent_dim: int = 1
+  truncates = True
+
+  @nn.compact
+  def __call__(self, z, label=None, train=False, truncation=1.0):
+    self.param("unused", nn.initializers.zeros_init(), ())
+    return jnp.broadcast_to(truncation, z.shape).reshape(-1, 1, 1, 1) * jnp.ones((1, 1, 3, 1))
+
+
+def test_a_generator_that_truncates_is_told_the_temperature():
+  task = Compete(Truncating(), LinearDiscriminator(), Sgd(), Sgd()).build(spec_of(BATCH), 10)
+  state = task.init(jax.random.key(0), BATCH)
+  made = task.generate(state, jax.random.key(0), {"index": np.arange(2), "temperature": np.array([0.2, 0.6])})
+  np.testing.assert_allclose(made["image"][:, 0, 0, 0], [0.6, 0.8], rtol=1e-6)  # back to [0, 1]
 
 
 def dcgan_batch(count):
