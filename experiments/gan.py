@@ -169,9 +169,11 @@ def style_gan() -> Experiment:
   )
 
 
-def _translation(task: Compete, kind: Kind, steps: int, small: tuple[str, ...]) -> Experiment:
+def _translation(
+  task: Compete, kind: Kind, steps: int, small: tuple[str, ...], source: str = "mnist_5k"
+) -> Experiment:
   return Experiment(
-    data=ImagePairs("mnist_5k", kind, batch_size=64),
+    data=ImagePairs(source, kind, batch_size=64),
     task=task,
     evaluators=(Restoration(),),
     best=Best("error", mode="min"),
@@ -181,12 +183,7 @@ def _translation(task: Compete, kind: Kind, steps: int, small: tuple[str, ...]) 
   )
 
 
-def segment() -> Experiment:
-  """The pixels of a digit on a cluttered ground, by a U-Net with an adversary (Isola et al., 2017; H4.9.3).
-
-  Result: intersection over union 0.677 (0.449 by a threshold on the picture itself; 1 seed), 3.2 min on one
-  core of a busy 2-core AMD EPYC; `dlcourse train gan.segment`.
-  """
+def _pix2pix(kind: Kind, steps: int, source: str = "mnist_5k", small: tuple[str, ...] = ()) -> Experiment:
   return _translation(
     Compete(
       generator=UNet(width=16),
@@ -197,10 +194,33 @@ def segment() -> Experiment:
       reconstruction=100.0,
       see_source=True,
     ),
-    "cluttered",
-    steps=1_500,
-    small=("--task.generator.width=2", "--task.discriminator.width=2"),
+    kind,
+    steps=steps,
+    small=("--task.generator.width=2", "--task.discriminator.width=2", *small),
+    source=source,
   )
+
+
+_GREY = ("--data.source=mnist_5k", "--data.kind=edges")  # no colour photographs come by pip
+
+
+def colour() -> Experiment:
+  """Photographs in colour from their brightness (pix2pix: Isola et al., 2017, arXiv:1611.07004; H4.9.2)."""
+  return _pix2pix("grey", 3_000, "tfds:cifar10", _GREY)
+
+
+def photographs() -> Experiment:
+  """Photographs from their outlines (pix2pix: Isola et al., 2017, arXiv:1611.07004; H4.9.2)."""
+  return _pix2pix("edges", 3_000, "tfds:cifar10", _GREY)
+
+
+def segment() -> Experiment:
+  """The pixels of a digit on a cluttered ground, by a U-Net with an adversary (Isola et al., 2017; H4.9.3).
+
+  Result: intersection over union 0.677 (0.449 by a threshold on the picture itself; 1 seed), 3.2 min on one
+  core of a busy 2-core AMD EPYC; `dlcourse train gan.segment`.
+  """
+  return _pix2pix("cluttered", 1_500)
 
 
 def super_resolution() -> Experiment:

@@ -38,9 +38,11 @@ def stand_ins(monkeypatch):
     return streamed.Stored({"train": rows, "validation": rows}, classes, "stand-in", "none", "none", "")
 
   def read(file, size):
-    split = {"image": np.zeros((2, 28, 28, 1), np.uint8), "label": np.arange(2, dtype=np.int32)}
+    shapes = {"pneumoniamnist.npz": (2, 28, 1), "fashion_mnist": (10, 28, 1), "cifar10": (10, 32, 3)}
+    classes, side, channels = shapes[file]
+    images = np.zeros((2, side, side, channels), np.uint8)
+    split = {"image": images, "label": np.arange(2, dtype=np.int32)}
     splits = dict.fromkeys(("train", "validation", "test"), split)
-    classes = {"pneumoniamnist.npz": 2, "fashion_mnist": 10}[file]
     return image_sources.ImageSet(splits, tuple(map(str, range(classes))), "stand-in", "none", "none")
 
   opened = streamed.open_images
