@@ -175,7 +175,12 @@ def sentiment_minilm() -> Experiment:
 
 
 def masked_words() -> Experiment:
-  """BERT's first task: hidden words of film reviews from those around them (Devlin et al., 2019; H3.12.4)."""
+  """BERT's first task: hidden words of film reviews from those around them (Devlin et al., 2019; H3.12.4).
+
+  Result: 26.6 % of the hidden tokens of 5,000 named right, perplexity 89.7, on the test split (1 seed; it stood
+  at 300, and 10 %, for the first 700 steps); 19.3 min on one core of a 2-core AMD EPYC that others shared;
+  `dlcourse train transformer.masked_words`.
+  """
   return Experiment(
     data=Sentences("imdb", batch_size=64, vocab_size=5_000, longest=32, buckets=1),
     task=MaskLanguage(
