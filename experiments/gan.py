@@ -23,6 +23,7 @@ from dlcourse.optim import Adam, RmsProp
 from dlcourse.report.divergences import compare_divergences
 from dlcourse.study import mean_by_label, rank_correlation, together
 from dlcourse.tasks.adversarial import Compete
+from dlcourse.tasks.cycle import Cycle
 
 _SMALLEST_SEEN = (
   *("--data.folds=50", "--data.per_class=10", "--data.validation=0.3", "--data.batch_size=8"),
@@ -212,6 +213,42 @@ def colour() -> Experiment:
 def photographs() -> Experiment:
   """Photographs from their outlines (pix2pix: Isola et al., 2017, arXiv:1611.07004; H4.9.2)."""
   return _pix2pix("edges", 3_000, "tfds:cifar10", _GREY)
+
+
+def _cycle_gan(kind: Kind, source: str, identity: float, small: tuple[str, ...] = ()) -> Experiment:
+  return Experiment(
+    data=ImagePairs(source, kind, batch_size=32, unpaired=True),
+    task=Cycle(
+      generator=UNet(width=16, depth=3, dropout=0.0),
+      discriminator=PatchDiscriminator(width=16, depth=2),
+      generator_optimizer=Adam(learning_rate=1e-3, b1=0.5, schedule="linear"),
+      discriminator_optimizer=Adam(learning_rate=2e-4, b1=0.5, schedule="linear"),
+      ema_decay=0.99,
+      identity=identity,
+    ),
+    evaluators=(Restoration(),),
+    best=Best(None),  # a choice by the error on validation would have seen pairs
+    steps=2_000,
+    eval_every=250,
+    small=(
+      *("--data.folds=50", "--data.batch_size=8", "--steps=2"),
+      *("--task.generator.width=2", "--task.discriminator.width=2", *small),
+    ),
+  )
+
+
+def unpaired() -> Experiment:
+  """Digits from outlines of others, by a CycleGAN (Zhu et al., 2017, arXiv:1703.10593; H4.9.2)."""
+  return _cycle_gan("edges", "mnist_5k", identity=0.0)
+
+
+def unpaired_colour() -> Experiment:
+  """Photographs in colour from the brightness of others, by a CycleGAN (Zhu et al., 2017; H4.9.2).
+
+  Without the identity loss brightness is turned over: there and back again, black and white are as good as
+  white and black.
+  """
+  return _cycle_gan("grey", "tfds:cifar10", identity=5.0, small=_GREY)
 
 
 def segment() -> Experiment:

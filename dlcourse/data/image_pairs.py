@@ -25,7 +25,8 @@ _EDGE = 0.25  # of the slope between black and white
 _NOISE = 64  # grey levels of a background, at most
 _INK = 128  # the least grey level that is of the digit
 _ROWS = 4_096  # images of which floating-point copies are in memory at once
-_CLUTTER = 3  # keeps these draws apart from those of the splits
+_CLUTTER, _HALVES = 3, 4  # keep these draws apart from those of the splits
+_OF_SOURCES = 2**32  # added to a seed of 32 bits it gives sources an order that images have under no seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,10 @@ class ImagePairs(DataRecipe):
   validation: float = 0.1
   """Share of the training images that validates, where the source has no validation split."""
   split_seed: int = 0
-  """Seed of folds, of the validation split and of the clutter."""
+  """Seed of folds, of the validation split, of the clutter and of the halves."""
+  unpaired: bool = False
+  """Train on the sources of one half of the training images and on the images of the other, each in an order
+  of its own, so that no pair is ever seen (Zhu et al., 2017); validation and test have pairs."""
 
   def __post_init__(self) -> None:
     """Refuses numbers that fit no source."""
@@ -67,7 +71,8 @@ class ImagePairs(DataRecipe):
   def build(self) -> Data:
     """Loads, splits, resizes, derives; see `Data`.
 
-    A batch has image [B, S, S, C], source [B, S, S, 1] or, downscaled, [B, S / 4, S / 4, C], label, mask [B].
+    A batch has image [B, S, S, C], source [B, S, S, 1] or, downscaled, [B, S / 4, S / 4, C], label (that of
+    the image), mask [B]. Unpaired, the split "train" has half of the images, and as many sources of others.
 
     Raises:
       UserError: as `Images.build`, or the images have not the channels that this kind needs.
@@ -77,7 +82,9 @@ class ImagePairs(DataRecipe):
     for number, name in enumerate(images.sizes):
       rng = np.random.default_rng((self.split_seed, number, _CLUTTER))
       splits[name] = self._paired(unbatched(images.eval_batches(name), ("image", "label")), rng)
-    batch = shuffled(splits["train"], self.batch_size)
+    if self.unpaired:
+      splits["train"] = self._parted(splits["train"])
+    batch = self._batches(splits["train"])
 
     def eval_batches(split):
       if split not in splits:
@@ -92,9 +99,9 @@ class ImagePairs(DataRecipe):
       ),
       batch=batch,
       eval_batches=eval_batches,
-      sizes=images.sizes,
+      sizes={name: len(part["image"]) for name, part in splits.items()},
       digest=digest_of(part[name] for part in splits.values() for name in ("image", "source", "label")),
-      description=f"{self.kind} pairs of {images.description}",
+      description=f"{self.kind} pairs{', parted for training,' * self.unpaired} of {images.description}",
     )
 
   def _images(self) -> Images:
@@ -109,6 +116,23 @@ class ImagePairs(DataRecipe):
       validation=self.validation,
       split_seed=self.split_seed,
     )
+
+  def _parted(self, part: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Images of one half, sources of the other; of an odd number one image is left out."""
+    count = len(part["image"])
+    if count < 2:
+      raise UserError(f"--data.unpaired needs two training images or more, not {count}")
+    order = np.random.default_rng((self.split_seed, _HALVES)).permutation(count)
+    ours, others = order[: count // 2], order[count // 2 : count // 2 * 2]
+    return {"image": part["image"][ours], "label": part["label"][ours], "source": part["source"][others]}
+
+  def _batches(self, train: dict[str, np.ndarray]) -> Callable[[int, int], dict[str, np.ndarray]]:
+    """(seed, step) -> a training batch."""
+    batch = shuffled(train, self.batch_size)
+    if not self.unpaired:
+      return batch
+    sources = shuffled({"source": train["source"]}, self.batch_size)
+    return lambda seed, step: batch(seed, step) | {"source": sources(seed + _OF_SOURCES, step)["source"]}
 
   def _paired(self, part: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
     image, channels = part["image"], part["image"].shape[-1]

@@ -49,6 +49,15 @@ class Player(NamedTuple):
   stats: PyTree
 
 
+def begun(
+  network: nn.Module, rngs: Mapping[str, jax.Array], *inputs: jax.Array | None
+) -> tuple[PyTree, PyTree]:
+  """A network's first parameters, and its other collections that training keeps."""
+  variables = dict(network.init(rngs, *inputs, train=True))
+  variables.pop(_SOWN, None)
+  return variables.pop("params"), variables
+
+
 def judged(d: nn.Module, params: PyTree, stats: PyTree, images, label, key, mask=None) -> Judged:
   """What a discriminator makes of images [B, ...] in training mode; batch norm leaves out what `mask` does."""
   variables, kept = {"params": params, **stats}, [*stats, _SOWN]
@@ -89,16 +98,15 @@ class Rules(NamedTuple):
     key, g_key, d_key, z_key = jax.random.split(key, 4)
     part = self._prepared(None, batch)
     inputs = self._inputs(z_key, part)
-    of_g = dict(self.g.init({"params": g_key, "noise": z_key}, inputs, part.label, train=True))
     seen = self._beside(part.source, part.real)
-    of_d = dict(self.d.init({"params": d_key, "noise": z_key}, seen, part.label, train=True))
-    of_d.pop(_SOWN, None)
-    params = {GENERATOR: of_g.pop("params"), DISCRIMINATOR: of_d.pop("params")}
+    g_params, g_stats = begun(self.g, {"params": g_key, "noise": z_key}, inputs, part.label)
+    d_params, d_stats = begun(self.d, {"params": d_key, "noise": z_key}, seen, part.label)
+    params = {GENERATOR: g_params, DISCRIMINATOR: d_params}
     opt_state = {
       GENERATOR: self.g_optimizer.init(params[GENERATOR]),
       DISCRIMINATOR: self.d_optimizer.init(params[DISCRIMINATOR]),
     }
-    stats = {GENERATOR: of_g, DISCRIMINATOR: of_d, EMA: params[GENERATOR]}
+    stats = {GENERATOR: g_stats, DISCRIMINATOR: d_stats, EMA: g_params}
     return new_state(key, params, opt_state, stats)
 
   def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, metrics.Mean]]:

@@ -143,6 +143,56 @@ def test_the_clutter_of_an_example_is_always_the_same():
       np.testing.assert_array_equal(scenes[scene.tobytes()], image)
 
 
+def test_unpaired_sources_are_of_other_images_than_those_that_are_seen(colours):
+  paired, data = (
+    ImagePairs("noise", "grey", batch_size=11, size=12, unpaired=on).build() for on in (False, True)
+  )
+  count = paired.sizes["train"]
+  assert data.sizes == paired.sizes | {"train": count // 2}
+  for split in ("validation", "test"):
+    for name, array in whole(paired, split).items():
+      np.testing.assert_array_equal(whole(data, split)[name], array)
+
+  known = whole(paired, "train")
+  numbers = {
+    name: {row.tobytes(): number for number, row in enumerate(known[name])} for name in ("image", "source")
+  }
+
+  def shown(name, batches):
+    return [numbers[name][row.tobytes()] for batch in batches for row in batch[name]]
+
+  assert count == 44  # so that an epoch has two batches
+  batches = [data.batch(0, step) for step in range(4)]
+  images, sources = shown("image", batches), shown("source", batches)
+  assert not set(images) & set(sources)
+  assert len(set(images)) == len(set(sources)) == count // 2  # nothing is left out
+  met = {*zip(images, sources, strict=True)}
+  assert len(met) > count // 2  # others meet in the second epoch
+  assert [known["label"][number] for number in images] == [
+    label for batch in batches for label in batch["label"]
+  ]
+  assert data.digest != paired.digest
+  assert "grey pairs, parted for training, of noise" in data.description
+
+
+def test_unpaired_batches_are_functions_of_seed_and_step(colours):
+  data = ImagePairs("noise", "edges", batch_size=6, size=12, unpaired=True).build()
+  for name in ("image", "source", "mask"):
+    np.testing.assert_array_equal(data.batch(1, 3)[name], data.batch(1, 3)[name])
+  assert np.any(data.batch(1, 3)["source"] != data.batch(2, 3)["source"])
+  assert {name: (x.shape, x.dtype) for name, x in data.batch(0, 0).items()} == {
+    name: (x.shape, x.dtype) for name, x in data.spec.batch.items()
+  }
+
+
+def test_a_single_training_image_has_no_halves(monkeypatch):
+  one, two = ({"image": random_images(n), "label": np.zeros(n, np.int32)} for n in (1, 2))
+  source = ImageSet({"train": one, "validation": two, "test": two}, ("a",), "noise", "none", "none")
+  monkeypatch.setattr(images, "load_images", lambda name, size: source)
+  with pytest.raises(UserError, match=r"--data\.unpaired needs two training images or more, not 1"):
+    ImagePairs("noise", "grey", size=12, unpaired=True).build()
+
+
 def test_the_digest_and_the_description_tell_the_kinds_apart(colours):
   found = [ImagePairs("noise", kind, batch_size=8, size=12).build() for kind in ("grey", "edges")]
   assert found[0].digest != found[1].digest
