@@ -18,11 +18,9 @@ from dlcourse.train import train
 from dlcourse.trained import open_trained, report
 from dlcourse.workdir import (
   RECORD,
-  check_same,
-  new_record,
+  check_planned,
   read_json,
   read_metrics,
-  read_record,
   write_json,
 )
 
@@ -68,10 +66,7 @@ def _plan(run: Run, path: pathlib.Path, overrides: Sequence[str], options: Optio
   every = [*run.overrides, *overrides]
   options = dataclasses.replace(options, seed=run.seed)
   plan = _Plan(run, path, every, load(run.experiment, every), options)
-  if (path / RECORD).exists():
-    devices = make_mesh(options.devices).size
-    data = read_record(path).get("data", {})  # which is compared where the run goes on
-    check_same(path, new_record(run.experiment, every, plan.experiment, options, devices, data))
+  check_planned(path, run.experiment, every, plan.experiment, options, make_mesh(options.devices).size)
   return plan
 
 

@@ -56,6 +56,12 @@ def train(
   """
   data, program = assemble(experiment, options.devices, options.parallel, tensor=options.tensor)
   _check_dispatch(experiment, options)
+  first = experiment.data.first()
+  if first:
+    workdir.check_planned(path, name, overrides, experiment, options, program.devices)
+    for folder, (source, flags) in first.items():
+      _train_first(source, flags, path / folder, options)
+    data = experiment.data.within(path).build()
   # Only now: a command that cannot be carried out must not leave its record in the way of the right one.
   record = workdir.new_record(name, overrides, experiment, options, program.devices, workdir.data_facts(data))
   with workdir.claimed(path, record), Checkpoints(path / "checkpoints") as checkpoints:
@@ -96,10 +102,15 @@ def _begin(
     _, other = assemble(first, options.devices, options.parallel, tensor=options.tensor)
     theirs = network_of(other.task).variables(other.state)
     from_network(network.variables(program.state), theirs, source)  # before it is trained: does it fit?
-    logging.warning("first %s, in %s", source, path / "init")
-    train(source, shared, first, path / "init", options)
+    _train_first(source, shared, path / "init", options)
     source = str(path / "init")
   return begin_from(network, state, source)
+
+
+def _train_first(name: str, overrides: list[str], path: pathlib.Path, options: Options) -> None:
+  """Trains in a folder of a workdir what its experiment starts from."""
+  logging.warning("first %s, in %s", name, path)
+  train(name, overrides, load(name, overrides), path, options)
 
 
 def shared_overrides(overrides: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """What starts from a workdir alone: evaluate, sample, report."""
 
 import collections
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -53,7 +54,8 @@ def open_trained(path: pathlib.Path, which: Which = "best", devices: int | None 
     UserError: no workdir, no checkpoint yet, or damaged.
   """
   experiment, record = workdir.rebuild(path)
-  data, program = assemble(experiment, devices, "jit", fit=True)
+  located = dataclasses.replace(experiment, data=experiment.data.within(path))
+  data, program = assemble(located, devices, "jit", fit=True)
   changed = differences(record.get("data", {}), workdir.data_facts(data))
   if "data" in record and changed:
     logging.warning("%s was trained on other data: %s", path, workdir.changes(changed))

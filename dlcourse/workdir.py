@@ -27,6 +27,7 @@ from dlcourse.errors import UserError
 from dlcourse.experiment import Experiment, Options, differences, load, resolved, with_value
 
 RECORD = "experiment.json"
+FIRST = ("init", "generator", "test_generator")  # folders of what a run starts from, which is trained before it
 _FIELDS = {  # what is read again, and its type
   "experiment": str,
   "overrides": list,
@@ -158,6 +159,24 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
   return record
 
 
+def check_planned(
+  path: pathlib.Path,
+  name: str,
+  overrides: Sequence[str],
+  experiment: Experiment,
+  options: Options,
+  devices: int,
+) -> None:
+  """Refuses a run whose folder holds another one, before it takes any time; the data is compared in `claimed`.
+
+  Raises:
+    UserError: see `check_same`.
+  """
+  if (path / RECORD).exists():
+    data = read_record(path).get("data", {})
+    check_same(path, new_record(name, overrides, experiment, options, devices, data))
+
+
 @contextlib.contextmanager
 def claimed(path: pathlib.Path, record: Mapping[str, Any]) -> Iterator[None]:
   """A workdir for one training: made, or found to hold the same run, and locked until the end.
@@ -197,7 +216,7 @@ def _check_usable(path: pathlib.Path) -> None:
   try:
     path.mkdir(parents=True, exist_ok=True)
     others = [
-      entry.name for entry in path.iterdir() if entry.name not in (".lock", "init") and entry.suffix != ".tmp"
+      entry.name for entry in path.iterdir() if entry.name not in (".lock", *FIRST) and entry.suffix != ".tmp"
     ]
     if not os.access(path, os.W_OK):
       raise PermissionError(13, "no permission to write")

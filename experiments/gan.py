@@ -3,12 +3,15 @@
 import dataclasses
 
 from dlcourse.data.augment import Shift
+from dlcourse.data.generated import RealOrGenerated, WithGenerated
 from dlcourse.data.image_pairs import ImagePairs, Kind
 from dlcourse.data.images import Images
 from dlcourse.data.points import Gaussians
 from dlcourse.evaluators import Report
 from dlcourse.evaluators.anomaly import Anomalies
+from dlcourse.evaluators.classification import ConfusionMatrix, Roc
 from dlcourse.evaluators.image_quality import ImageQuality
+from dlcourse.evaluators.intervals import Intervals
 from dlcourse.evaluators.membership import Membership
 from dlcourse.evaluators.points import ModeCoverage
 from dlcourse.evaluators.restoration import Restoration
@@ -17,13 +20,15 @@ from dlcourse.evaluators.watermark import Watermarked
 from dlcourse.experiment import Best, Experiment, Run, Study
 from dlcourse.models import mlp_gan, stylegan
 from dlcourse.models.dcgan import Discriminator, Generator
+from dlcourse.models.lenet import LeNet5Modern
 from dlcourse.models.super_resolution import SRResNet
 from dlcourse.models.unet import PatchDiscriminator, UNet
-from dlcourse.optim import Adam, RmsProp
+from dlcourse.optim import Adam, AdamW, RmsProp
 from dlcourse.report.divergences import compare_divergences
 from dlcourse.study import mean_by_label, rank_correlation, together
 from dlcourse.tasks.adversarial import Compete
 from dlcourse.tasks.cycle import Cycle
+from dlcourse.tasks.supervised import Classify
 
 _SMALLEST_SEEN = (
   *("--data.folds=50", "--data.per_class=10", "--data.validation=0.3", "--data.batch_size=8"),
@@ -281,6 +286,82 @@ def super_resolution() -> Experiment:
     "downscaled",
     steps=1_500,
     small=("--task.generator.width=2", "--task.generator.blocks=1", "--task.discriminator.width=2"),
+  )
+
+
+_TINY_CLASSIFIER = (
+  *("--data.folds=50", "--data.per_class=10", "--data.validation=0.3", "--data.batch_size=8", "--steps=2"),
+  *("--task.optimizer.warmup_steps=0", "--evaluators.0.pictures=2"),
+)
+_FEW_OF_IT = ("--data.starved_images=2", "--data.added_images=3")
+# The score by which gan.cgan keeps a checkpoint is of a network that has seen all the images of every class.
+_LAST = "--best.metric=None"
+_TINY_GENERATOR = (
+  f"{_LAST} --steps=2 --data.batch_size=8 --monitors.0.samples=10 --monitors.1.samples=10 "
+  "--task.generator.width=4 --task.discriminator.width=4"
+)
+
+
+def rare_class() -> Experiment:
+  """A classifier that has ten images of one digit, and 350 by a conditional GAN that had no more (H4.9.4).
+
+  --data.generator=None, copies, or the workdir of a GAN; --data.augment.0.pixels=2 moves the images.
+  """
+  return Experiment(
+    data=WithGenerated(
+      "mnist_5k",
+      batch_size=64,
+      size=32,
+      scale="standard",
+      augment=(Shift(0),),
+      starved="8",
+      generator_flags=f"{_LAST} --steps=2000",
+    ),
+    task=Classify(
+      LeNet5Modern(), AdamW(learning_rate=2e-3, schedule="cosine", warmup_steps=50, weight_decay=0.05)
+    ),
+    evaluators=(ConfusionMatrix(focus="8"),),
+    best=Best(None),  # one image of the digit is left to validate on
+    steps=1_000,
+    eval_every=250,
+    small=(*_TINY_CLASSIFIER, *_FEW_OF_IT, "--data.generator=copies"),
+  )
+
+
+def detector() -> Experiment:
+  """Real digits or those of a conditional GAN, told apart by a small network (H4.10.3).
+
+  --data.test_generator=gan.dcgan tests it on images of a generator that it has not seen.
+  """
+  return Experiment(
+    data=RealOrGenerated("mnist_5k", batch_size=64, size=32, scale="standard", augment=(Shift(2),)),
+    task=Classify(
+      LeNet5Modern(), AdamW(learning_rate=1e-3, schedule="cosine", warmup_steps=50, weight_decay=0.05)
+    ),
+    evaluators=(ConfusionMatrix(), Roc(), Intervals()),
+    steps=3_000,
+    eval_every=250,
+    small=(*_TINY_CLASSIFIER, f"--data.generator_flags={_TINY_GENERATOR}"),
+  )
+
+
+def rare_classes() -> Study:
+  """What images of a conditional GAN are worth to a starved class, against simpler remedies (H4.9.4)."""
+  none, full, moved = "--data.generator=None", "--data.starved=None", "--data.augment.0.pixels=2"
+  arms = {
+    "starved": (none,),
+    "copies": ("--data.generator=copies",),
+    "generated": (),
+    "shifts": (none, moved),
+    "copies and shifts": ("--data.generator=copies", moved),
+    "generated and shifts": (moved,),
+    "all images": (none, full),
+    "all images and shifts": (none, full, moved),
+  }
+  return Study(
+    runs=tuple(Run(label, "gan.rare_class", flags, seed) for label, flags in arms.items() for seed in range(3)),
+    summarise=mean_by_label("f1/8", "macro_f1", "accuracy"),
+    small=(*_TINY_CLASSIFIER, *_FEW_OF_IT, f"--data.generator_flags={_TINY_GENERATOR}"),
   )
 
 

@@ -53,6 +53,10 @@ class Images(DataRecipe):
   """Images of each class that are kept for training, a validation split taken from them included; None: all."""
   left_out: str | None = None
   """A class that only the test split has, so that its images are anomalies (H4.9.5); None: no class."""
+  starved: str | None = None
+  """A class of which few images are at hand, and the same share to validate on (H4.9.4); None: no class."""
+  starved_images: int = 10
+  """How many images of the starved class are left for training."""
   split_seed: int = 0
   """Seed of folds, of the validation split and of what is left of each class."""
 
@@ -62,6 +66,7 @@ class Images(DataRecipe):
     check_between(1, LARGEST_SIDE, {"data.size": self.size})
     check_at_least(2, {"data.folds": self.folds})
     check_at_least(0, {"data.fold": self.fold, "data.split_seed": self.split_seed})
+    check_at_least(1, {"data.starved_images": self.starved_images})
     if self.per_class is not None:
       check_at_least(1, {"data.per_class": self.per_class})
     if not 0 < self.validation < 1:
@@ -76,7 +81,8 @@ class Images(DataRecipe):
     if self.fold >= self.folds:
       raise UserError(f"--data.fold={self.fold} is outside 0 … {self.folds - 1} (--data.folds)")
     source = load_images(self.source, self.size)
-    splits = {name: self._fit(part) for name, part in self._known(source, self._split(source)).items()}
+    chosen = self._starve(source, self._known(source, self._split(source)))
+    splits = {name: self._fit(part) for name, part in chosen.items()}
     scale = scaling(self.scale, splits["train"]["image"])
     batch = shuffled(splits["train"], self.batch_size)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0, 0))
@@ -130,6 +136,26 @@ class Images(DataRecipe):
     if not all(len(part["label"]) for part in known.values()):
       raise UserError(f"--data.left_out={self.left_out} leaves nothing to train or validate on")
     return splits | known
+
+  def _starve(self, source: ImageSet, splits: dict[str, Arrays]) -> dict[str, Arrays]:
+    """The splits, with what is left of the starved class in those for training and validation."""
+    if self.starved is None:
+      return splits
+    if self.starved not in source.classes:
+      raise unknown("class of --data.starved", self.starved, source.classes)
+    number = source.classes.index(self.starved)
+    there = {name: int(np.sum(splits[name]["label"] == number)) for name in ("train", "validation")}
+    if there["train"] < self.starved_images:
+      raise UserError(
+        f"--data.starved_images={self.starved_images} cannot be left of the {there['train']} images of class "
+        f"{self.starved!r} to train on"
+      )
+    share, fewer = self.starved_images / there["train"], {}
+    for name, count in there.items():
+      part = in_random_order(splits[name], self.split_seed + 3)
+      left = max(1, round(share * count))
+      fewer[name] = rows(part, (part["label"] != number) | (ranks(part["label"]) < left))
+    return splits | fewer
 
   def _fit(self, part: Arrays) -> Arrays:
     """Pads or resizes to `size`."""

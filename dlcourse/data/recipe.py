@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -151,3 +152,12 @@ class DataRecipe:
   def build(self) -> Data:
     """Loads the source and cuts it into splits and batches."""
     raise NotImplementedError
+
+  def first(self) -> Mapping[str, tuple[str, list[str]]]:
+    """Folder of the workdir -> experiment that is trained there first and makes data, and its overrides."""
+    return {}
+
+  def within(self, path: Path) -> "DataRecipe":
+    """The recipe of a run in this workdir, where what comes first has been trained."""
+    del path
+    return self

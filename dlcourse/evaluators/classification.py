@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from dlcourse.data.recipe import Batch, Data, Spec
-from dlcourse.errors import UserError, check_at_least
+from dlcourse.errors import UserError, check_at_least, unknown
 from dlcourse.evaluators import Evaluator, Report
 from dlcourse.report.figures import (
   confusion_figure,
@@ -110,15 +110,24 @@ class ConfusionMatrix(Evaluator):
 
   pictures: int = 24
   """How many errors are shown."""
+  focus: str | None = None
+  """A class whose own F1 is a number of the result, f1/CLASS; None: no class."""
 
   def __post_init__(self) -> None:
     """Refuses fewer than no pictures."""
     check_at_least(0, {"evaluators….pictures": self.pictures})
 
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
-    """Scalars `macro_recall`, `macro_f1` over the classes that occur; three tables and two figures."""
+    """Scalars `macro_recall`, `macro_f1` over the classes that occur; three tables and two figures.
+
+    Raises:
+      UserError: the class in focus is none of the data, or the model gives no numbers.
+    """
+    classes = data.spec.classes
+    if self.focus is not None and self.focus not in classes:
+      raise unknown("class of --evaluators….focus", self.focus, classes)
     probabilities, labels, examples = predictions(task, state, data, key)
-    classes, guessed = data.spec.classes, probabilities.argmax(axis=-1)
+    guessed = probabilities.argmax(axis=-1)
     counts = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(counts, (labels, guessed), 1)
     occurring = counts.sum(axis=1) > 0
@@ -133,8 +142,11 @@ class ConfusionMatrix(Evaluator):
       figures["worst_confusions"] = pictured([examples[i] for i in worst], titles, data.spec)
     # 2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall
     f1 = 2 * np.diag(counts) / np.maximum(counts.sum(axis=0) + counts.sum(axis=1), 1)
+    scalars = {"macro_recall": float(recall[occurring].mean()), "macro_f1": float(f1[occurring].mean())}
+    if self.focus is not None:
+      scalars[f"f1/{self.focus}"] = float(f1[classes.index(self.focus)])
     return Report(
-      scalars={"macro_recall": float(recall[occurring].mean()), "macro_f1": float(f1[occurring].mean())},
+      scalars=scalars,
       tables={
         "confusion_matrix": [
           {"label": name, "counts": dict(zip(classes, row.tolist(), strict=True))}

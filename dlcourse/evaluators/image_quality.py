@@ -25,8 +25,10 @@ PICTURES = 16  # samples in the figure
 COLUMNS = 8
 
 
-def draw_images(task, state, spec: Spec, count: int, key: jax.Array) -> np.ndarray:
-  """Images that a task generates, of all classes in turn, in requests of one size: one compilation serves.
+def draw_images(
+  task, state, spec: Spec, count: int, key: jax.Array, condition: str | None = None
+) -> np.ndarray:
+  """Images that a task generates, in requests of one size: one compilation serves.
 
   Args:
     task: a task or its compiled `Program`.
@@ -34,6 +36,7 @@ def draw_images(task, state, spec: Spec, count: int, key: jax.Array) -> np.ndarr
     spec: of the data.
     count: how many.
     key: of the draws.
+    condition: the class they are of; None: all in turn, where the task can be asked for one.
 
   Returns:
     uint8 [count, H, W, C]: as a picture file would keep them, and as test images are.
@@ -43,11 +46,12 @@ def draw_images(task, state, spec: Spec, count: int, key: jax.Array) -> np.ndarr
   """
   if task_of(task).generate is None or spec.image_shape is None:
     raise UserError("the quality of images is measured of a task that makes images; this one does not")
-  turn = len(spec.classes) if task.conditional else 1
+  turn = len(spec.classes) if task.conditional and condition is None else 1
   size = max(CHUNK // turn, 1) * turn  # else the first classes would come more often
   parts = []
   for index in range(-(-count // size)):
-    made = draw(task, state, spec, Request(size), jax.random.fold_in(key, index))["image"]
+    request = Request(size, condition=condition)
+    made = draw(task, state, spec, request, jax.random.fold_in(key, index))["image"]
     if not np.isfinite(made).all():
       raise UserError("the model makes images of NaN: training has diverged, or the checkpoint is damaged")
     parts.append(eight_bit(made))

@@ -147,6 +147,7 @@ def test_small_images_are_enlarged_where_that_is_asked_for():
     ("folds", 1),
     ("fold", -1),
     ("split_seed", -1),
+    ("starved_images", 0),
     ("validation", 0.0),
     ("validation", 1.0),
   ],
@@ -162,6 +163,8 @@ def test_a_number_that_fits_no_source_is_refused(field, value):
     ({"fold": 5}, "--data.fold=5 is outside 0 … 4"),
     ({"source": "digit"}, "perhaps you meant 'digits'"),
     ({"left_out": "33"}, "unknown class of --data.left_out '33'; perhaps you meant '3'"),
+    ({"starved": "33"}, "unknown class of --data.starved '33'; perhaps you meant '3'"),
+    ({"starved": "3", "starved_images": 900}, "--data.starved_images=900 cannot be left of the 1.. images"),
     ({"augment": (Shift(8),)}, "pixels=8 leaves nothing of an image of 8x8"),
     ({"scale": "imagenet"}, "--data.scale=imagenet is for colour images; these have 1"),
   ],
@@ -217,3 +220,18 @@ def test_a_class_that_is_left_out_is_in_the_test_split_alone(folds):
     np.testing.assert_array_equal(mine, all_of_it)
   assert data.spec.classes == folds[0].spec.classes
   assert data.digest != folds[0].digest
+
+
+def test_a_starved_class_keeps_few_images_and_the_same_share_to_validate_on(folds):
+  data = Images("digits", batch_size=64, size=8, starved="3", starved_images=20).build()
+  for split, left in (("train", 20), ("validation", 2)):
+    (all_images, all_labels), (kept, labels) = whole(folds[0], split), whole(data, split)
+    assert np.sum(labels == 3) == left
+    assert rows(kept[labels != 3]) == rows(all_images[all_labels != 3])
+    assert set(rows(kept[labels == 3])) <= set(rows(all_images[all_labels == 3]))
+  for mine, all_of_it in zip(whole(data, "test"), whole(folds[0], "test"), strict=True):
+    np.testing.assert_array_equal(mine, all_of_it)
+  other = Images("digits", batch_size=64, size=8, starved="3", starved_images=20, validation=0.3).build()
+  few = Images("digits", batch_size=64, size=8, starved="3", starved_images=1).build()
+  assert np.sum(whole(other, "validation")[1] == 3) == pytest.approx(20 * 0.3 / 0.7, abs=1)
+  assert [np.sum(whole(few, split)[1] == 3) for split in ("train", "validation")] == [1, 1]

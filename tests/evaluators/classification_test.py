@@ -58,6 +58,14 @@ def test_the_confusion_matrix_equals_that_of_scikit_learn():
     assert expected[i, j] == row["count"]
 
 
+def test_the_f1_of_a_class_in_focus_equals_that_of_scikit_learn():
+  report = ConfusionMatrix(focus="bee")(predictor(PROBABILITIES), None, DATA, None)
+  expected = f1_score(LABELS, PROBABILITIES.argmax(-1), labels=[1], average=None)
+  assert report.scalars["f1/bee"] == pytest.approx(expected[0])
+  with pytest.raises(UserError, match=r"unknown class of --evaluators….focus 'bees'; perhaps you meant 'bee'"):
+    ConfusionMatrix(focus="bees")(predictor(PROBABILITIES), None, DATA, None)
+
+
 def test_the_worst_confusions_are_the_most_confident_errors():
   report = ConfusionMatrix(pictures=5)(predictor(PROBABILITIES), None, DATA, None)
   guessed = PROBABILITIES.argmax(-1)
