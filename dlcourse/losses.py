@@ -9,6 +9,21 @@ import jax.numpy as jnp
 import optax
 
 from dlcourse.parallel import global_sum
+from dlcourse.theory.gaussians import LOG_2_PI
+
+
+def _softplus(x: jax.Array) -> jax.Array:
+  """log(1 + exp(x)) with one exponential and no overflow, where optax's cross-entropy takes two."""
+  return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+def _summed(nats: jax.Array) -> jax.Array:
+  """[B, ...] -> [B], as a product with ones: a sum would make XLA's CPU backend take each logarithm by itself.
+
+  That is 30 times slower.
+  """
+  ones = jnp.ones(nats[0].size, nats.dtype)
+  return jnp.dot(nats.reshape(nats.shape[0], -1), ones, precision=jax.lax.Precision.HIGHEST)
 
 
 def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -24,26 +39,99 @@ def bernoulli_nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
     [B] nats.
   """
   chex.assert_equal_shape((logits, targets))
-  # max(x, 0) - x t + log(1 + exp(-|x|)): one exponential a pixel, where optax's form takes two.
-  nats = jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
-  # A product with ones: a sum would make XLA's CPU backend take each logarithm by itself, 30 times slower.
-  ones = jnp.ones(nats[0].size, nats.dtype)
-  return jnp.dot(nats.reshape(nats.shape[0], -1), ones, precision=jax.lax.Precision.HIGHEST)
+  return _summed(_softplus(logits) - logits * targets)
 
 
-def gaussian_kl(mean: jax.Array, log_var: jax.Array) -> jax.Array:
-  """KL(N(mean, exp(log_var)) || N(0, 1)) in nats, summed over the latent dimensions.
-
-  Kingma & Welling (2014), appendix B; H5.2.2.
+def gaussian_nll(mean: jax.Array, log_scale: jax.Array, targets: jax.Array) -> jax.Array:
+  """-log p(x | z) of independent Gaussian pixels, in nats, summed over the pixels (appendix C.2; H5.2.2).
 
   Args:
-    mean, log_var: [B, Z].
+    mean: [B, ...] of the decoder.
+    log_scale: log standard deviation, of a shape that broadcasts to that of the mean.
+    targets: [B, ...].
 
   Returns:
-    [B] nats, never negative.
+    [B] nats; a density, which can be above 1.
   """
-  chex.assert_equal_shape((mean, log_var))
-  return 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(log_var) - 1.0 - log_var, axis=-1)
+  chex.assert_equal_shape((mean, targets))
+  errors = (targets - mean) * jnp.exp(-log_scale)
+  return _summed(0.5 * jnp.square(errors) + log_scale + 0.5 * LOG_2_PI)
+
+
+def logistic_nll(mean: jax.Array, log_scale: jax.Array, targets: jax.Array) -> jax.Array:
+  """-log p(x | z) of pixels of 256 levels, each with the logistic's mass around it, summed over the pixels.
+
+  Salimans et al. (2017), arXiv:1701.05517, section 2.1. With σ the logistic function and a > b the ends of a
+  level, σ(a) - σ(b) = σ(a) σ(-b) (1 - exp(b - a)), whose logarithm needs no case for what is far away.
+
+  Args:
+    mean: [B, ...] of the decoder, where black is 0 and white 1.
+    log_scale: of the logistic, of a shape that broadcasts to that of the mean.
+    targets: [B, ...], multiples of 1/255 in [0, 1]; 0 has all the mass below it too, and 1 all above.
+
+  Returns:
+    [B] nats.
+  """
+  chex.assert_equal_shape((mean, targets))
+  sharpness = jnp.exp(-log_scale)
+  upper = sharpness * (targets - mean + 0.5 / 255)
+  lower = sharpness * (targets - mean - 0.5 / 255)
+  within = jnp.log(-jnp.expm1(-sharpness / 255))
+  below, above = targets < 0.5 / 255, targets > 1 - 0.5 / 255
+  nats = jnp.where(above, 0.0, _softplus(-upper)) + jnp.where(below, 0.0, _softplus(lower))
+  return _summed(nats - jnp.where(below | above, 0.0, within))
+
+
+def squared_error(made: jax.Array, true: jax.Array) -> jax.Array:
+  """||made - true||² of each example, summed over the pixels.
+
+  Args:
+    made, true: [B, ...].
+
+  Returns:
+    [B].
+  """
+  chex.assert_equal_shape((made, true))
+  return _summed(jnp.square(made - true))
+
+
+class Likelihood(NamedTuple):
+  """What a decoder's outputs say of the pixels.
+
+  Attributes:
+    distortion: (outputs [B, ...], log_scale [], pixels [B, ...]) -> [B], -log p(pixels | outputs) in nats.
+    pixels: outputs -> the mean of each pixel.
+    scaled: whether `log_scale` is heeded, so that it is learnt.
+    proper: whether it is a likelihood, and not only an error.
+    levels: how many values a pixel can have; 0: any number.
+  """
+
+  distortion: Callable
+  pixels: Callable
+  scaled: bool = False
+  proper: bool = True
+  levels: int = 0
+
+
+LikelihoodName = Literal["bernoulli", "gaussian", "logistic", "squared"]
+LIKELIHOODS: dict[LikelihoodName, Likelihood] = {
+  "bernoulli": Likelihood(lambda x, _, true: bernoulli_nll(x, true), jax.nn.sigmoid, levels=2),
+  "gaussian": Likelihood(gaussian_nll, lambda x: x, scaled=True),
+  "logistic": Likelihood(logistic_nll, lambda x: jnp.clip(x, 0, 1), scaled=True, levels=256),
+  "squared": Likelihood(lambda x, _, true: squared_error(x, true), lambda x: x, proper=False),
+}
+
+
+def importance_bound(log_weights: jax.Array) -> jax.Array:
+  """log of the mean of K importance weights, a bound of log p(x) (Burda et al., 2016, arXiv:1509.00519, eq. 8).
+
+  Args:
+    log_weights: log p(x, z) - log q(z | x) of K draws of each example, [K, B] nats.
+
+  Returns:
+    [B] nats.
+  """
+  return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(len(log_weights))
 
 
 def real_fake_nll(logits: jax.Array, real: float) -> jax.Array:

@@ -53,17 +53,26 @@ class Network(NamedTuple):
 
 
 class Latents(NamedTuple):
-  """The two networks of a game, for what searches the latent that gives a certain image.
+  """Between latents and images: of a GAN from latents alone, of an autoencoder both ways.
+
+  Where the task is `conditional`, batches have their "label" and `images` takes one [N] as its last argument.
 
   Attributes:
-    dim: Z.
+    dim: Z, of all groups of latents together.
     images: (state, z [N, Z]) -> images [N, H, W, C] in model space.
-    features: (state, images) -> [N, F], what the discriminator sees in each image, whatever the others are.
+    features: (state, images) -> [N, F], what a GAN's discriminator sees in each image, whatever the others are.
+    encode: (state, batch) -> [N, Z], what an autoencoder makes of the images: of a VAE the posterior means.
+    log_weight: (state, key, batch) -> [N] nats, log p(x, z) - log q(z | x) of one draw z; the mean of its
+      exponential over keys is p(x).
+    rates: (state, key, batch) -> [N, Z] nats, KL(q(z | x) || p(z)) of each dimension.
   """
 
   dim: int
   images: Callable
-  features: Callable
+  features: Callable | None = None
+  encode: Callable | None = None
+  log_weight: Callable | None = None
+  rates: Callable | None = None
 
 
 class Task(NamedTuple):
@@ -80,7 +89,7 @@ class Task(NamedTuple):
       sequence once, from its start: what `predict` gives, in parts of any size. The first carry is None.
     precompute: (state, data) -> data in which what training never changes has been computed once.
     conditional: whether `generate` is told the class of each sample, as "label" [N].
-    latents: where the task makes images from nothing but latents, with a network that judges them.
+    latents: where the task makes images from latents, or finds the latents of images.
   """
 
   init: Callable

@@ -20,20 +20,52 @@ def test_bernoulli_nll_sums_over_every_axis_but_the_batch():
   np.testing.assert_allclose(found, [12 * np.log(2)] * 2, rtol=1e-6)
 
 
-def test_gaussian_kl_equals_a_monte_carlo_estimate():
-  mean, log_var = np.array([[0.5, -1.0]]), np.array([[-1.0, 0.7]])
-  draws = np.random.default_rng(0).normal(size=(400_000, 2)) * np.exp(log_var / 2) + mean
-  log_q = -0.5 * (np.log(2 * np.pi) + log_var + (draws - mean) ** 2 / np.exp(log_var))
-  log_p = -0.5 * (np.log(2 * np.pi) + draws**2)
-  samples = (log_q - log_p).sum(-1)
-  deviation = samples.std() / len(samples) ** 0.5
-  assert abs(losses.gaussian_kl(jnp.array(mean), jnp.array(log_var))[0] - samples.mean()) < 4 * deviation
+def test_gaussian_nll_equals_the_density():
+  rng = np.random.default_rng(0)
+  mean, true, log_scale = rng.normal(size=(2, 3)), rng.normal(size=(2, 3)), -0.7
+  density = np.exp(-0.5 * ((true - mean) / np.exp(log_scale)) ** 2) / np.sqrt(2 * np.pi) / np.exp(log_scale)
+  found = losses.gaussian_nll(jnp.array(mean), jnp.float32(log_scale), jnp.array(true))
+  np.testing.assert_allclose(found, -np.log(density).sum(axis=1), rtol=1e-5)
 
 
-def test_gaussian_kl_is_zero_only_at_the_prior():
-  assert losses.gaussian_kl(jnp.zeros((1, 3)), jnp.zeros((1, 3)))[0] == 0
-  shift = jax.random.normal(jax.random.key(0), (2, 50, 4))
-  assert np.all(losses.gaussian_kl(shift[0], shift[1]) > 0)
+@pytest.mark.parametrize("mean", [-0.3, 0.0, 0.4, 1.0, 1.5])
+@pytest.mark.parametrize("scale", [0.003, 0.05, 2.0])
+def test_a_logistic_pixel_has_the_mass_of_each_of_256_levels_and_1_in_all(mean, scale):
+  levels = np.arange(256) / 255
+  ends = np.concatenate([[-np.inf], (levels[1:] + levels[:-1]) / 2, [np.inf]])
+  expected = np.diff(1 / (1 + np.exp(-(ends - mean) / scale)))  # the brute force: differences of the integral
+  means, targets = jnp.full((256, 1), mean, jnp.float32), jnp.array(levels[:, None], jnp.float32)
+  found = np.exp(-losses.logistic_nll(means, jnp.log(scale), targets))
+  assert found.sum() == pytest.approx(1, abs=1e-4)
+  np.testing.assert_allclose(found, expected, atol=2e-4 * expected.max())
+
+
+@pytest.mark.parametrize("name", losses.LIKELIHOODS)
+def test_outputs_of_100_are_finite_and_so_are_their_slopes(name):
+  likelihood = losses.LIKELIHOODS[name]
+  outputs = jnp.array([-100.0, -1.0, 0.0, 1.0, 100.0])[:, None] * jnp.ones((1, 3))
+  targets = jnp.array([[0.0, 0.2, 1.0]] * 5)
+  for log_scale in (-7.0, 0.0, 5.0):
+    each = likelihood.distortion(outputs, jnp.float32(log_scale), targets)
+    slopes = jax.grad(lambda *x: likelihood.distortion(*x, targets).sum(), argnums=(0, 1))(
+      outputs, jnp.float32(log_scale)
+    )
+    assert np.isfinite(each).all()
+    assert all(np.isfinite(slope).all() for slope in slopes)
+    assert np.any(slopes[0][0])  # what is far off still has somewhere to go
+  pixels = likelihood.pixels(jnp.array([0.0, 0.25]))
+  np.testing.assert_allclose(pixels, [0.5, 1 / (1 + np.exp(-0.25))] if name == "bernoulli" else [0, 0.25])
+
+
+def test_squared_error_is_summed_over_the_pixels():
+  found = losses.squared_error(jnp.full((2, 2, 3, 1), 2.0), jnp.zeros((2, 2, 3, 1)))
+  np.testing.assert_array_equal(found, [24, 24])
+
+
+def test_the_importance_bound_is_the_log_of_the_mean_weight_however_small():
+  weights = np.array([[0.1, 2.0], [0.3, 4.0]])
+  found = losses.importance_bound(jnp.log(weights) - 1_000)
+  np.testing.assert_allclose(found, np.log(weights.mean(axis=0)) - 1_000, rtol=1e-6)
 
 
 def test_real_fake_nll_is_minus_the_log_probability_of_the_label():

@@ -64,7 +64,7 @@ class Anomalies(Evaluator):
       UserError: the task has no latents to search, or every class of the test split was trained on, or none.
     """
     latents = task_of(task).latents
-    if latents is None:
+    if latents is None or latents.features is None:
       raise UserError("Anomalies searches latents; it needs a GAN that makes images and is told no class")
     images, labels = _of_each_class(data, self.images)
     anomalous = ~np.isin(labels, _labels(data, "train"))

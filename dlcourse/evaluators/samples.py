@@ -187,16 +187,19 @@ class Reconstructions(Evaluator):
     check_at_least(1, {"evaluators….images": self.images})
 
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
-    """One figure: originals in odd rows, reconstructions below them."""
+    """One figure: rows of originals, of what the encoder is shown if that differs, and of reconstructions."""
     batch = next(iter(data.eval_batches("test")))
-    made = jax.device_get(task.predict(state, key, batch))["image"]
+    made = jax.device_get(task.predict(state, key, batch))
     count = min(self.images, int(batch["mask"].sum()))
-    originals = batch["image"][:count].astype(np.float32) / 255
+    kinds = [
+      batch["image"].astype(np.float32) / 255,
+      *(made[name] for name in ("shown", "image") if name in made),
+    ]
     columns = min(8, count)
     rows = []
     for start in range(0, count, columns):
-      for pictures in (originals, made[:count]):
-        row = pictures[start : start + columns]
+      for pictures in kinds:
+        row = pictures[:count][start : start + columns]
         rows.append(np.pad(row, [(0, columns - len(row))] + [(0, 0)] * 3))  # the last row may be short
     figure = image_grid(np.concatenate(rows), columns=columns)
     return Report(figures={"reconstructions": figure})

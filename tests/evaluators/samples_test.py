@@ -156,6 +156,17 @@ def test_every_reconstruction_stands_below_its_original(monkeypatch, images, ava
   assert seen == shown
 
 
+def test_what_the_encoder_was_shown_stands_between_original_and_reconstruction(monkeypatch):
+  originals = np.full((3, 1, 1, 1), 51, np.uint8)
+  data = Data(Spec({}), None, lambda split: in_order({"image": originals}, 4), {}, "", "")
+  made = {"image": np.full((4, 1, 1, 1), 0.7), "shown": np.full((4, 1, 1, 1), 0.4)}
+  task = types.SimpleNamespace(predict=lambda state, key, batch: made)
+  drawn = {}
+  monkeypatch.setattr(samples, "image_grid", lambda pictures, columns: drawn.update(p=pictures, c=columns))
+  Reconstructions(8)(task, None, data, KEY)
+  np.testing.assert_allclose(drawn["p"].reshape(-1, drawn["c"]), [[0.2] * 3, [0.4] * 3, [0.7] * 3], rtol=1e-6)
+
+
 @pytest.mark.parametrize(("condition", "numbers"), [(None, [0, 1, 0]), ("Lear", [1, 1, 1])])
 def test_texts_are_of_the_class_that_is_asked_for_or_of_all_in_turn(condition, numbers):
   task, spec = Echo(), Spec({}, ("Hamlet", "Lear"), TEXT.vocabulary)
