@@ -49,6 +49,10 @@ def bpe_gpt() -> Experiment:
   """GPT on parts of words of Shakespeare, byte pairs that are learnt from it (Sennrich et al., 2016; H3.12.4).
 
   `bits_per_character` compares it with `char_gpt`: of the bits of a token, each of its characters has a share.
+
+  Result: 1.787 bits a character on the test works (1 seed; `char_gpt` 1.98, over as many steps, each of which
+  reads 128 characters where this one reads 128 parts of words); 31.2 min on one core of a 2-core AMD EPYC that
+  others shared; `dlcourse train transformer.bpe_gpt`.
   """
   data = Text("shakespeare", batch_size=16, seq_len=128, tokens="bpe", vocab_size=2_000)
   return _small_gpt(data, dropout=0.1)
