@@ -353,10 +353,7 @@ def rare_classes() -> Study:
     "copies": ("--data.generator=copies",),
     "generated": (),
     "shifts": (none, moved),
-    "copies and shifts": ("--data.generator=copies", moved),
-    "generated and shifts": (moved,),
     "all images": (none, full),
-    "all images and shifts": (none, full, moved),
   }
   return Study(
     runs=tuple(Run(label, "gan.rare_class", flags, seed) for label, flags in arms.items() for seed in range(3)),
