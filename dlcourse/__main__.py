@@ -154,6 +154,30 @@ def predict(rest: list[str]) -> None:
     sys.exit(2)
 
 
+def compress(rest: list[str]) -> None:
+  """Compresses small images without loss, by a trained VAE: a folder, an image, an .npz or an IDX file."""
+  from dlcourse import console
+  from dlcourse.codec import compress as run
+
+  source, file = _two_paths("compress", rest)
+  console.show_values(run(_trained(), source, file)._asdict(), title=str(file))
+
+
+def decompress(rest: list[str]) -> None:
+  """Restores the images of a compressed file: as PNG files in a new folder, or as FILE.npz."""
+  from dlcourse import console
+  from dlcourse.codec import decompress as run
+
+  file, target = _two_paths("decompress", rest)
+  console.show_values({"images": run(_trained(), file, target)}, title=str(target))
+
+
+def _two_paths(verb: str, rest: list[str]) -> tuple[pathlib.Path, pathlib.Path]:
+  if len(rest) != 2 or not FLAGS.workdir:
+    raise UserError(f"what, where to, and by which model? dlcourse {verb} IN OUT --workdir=DIR")
+  return pathlib.Path(rest[0]), pathlib.Path(rest[1])
+
+
 def stream(rest: list[str]) -> None:
   """Reads text or samples from standard input, line by line, and answers as they arrive (JSON lines)."""
   import json
@@ -214,6 +238,8 @@ VERBS = {
   ),
   "export": Verb(export, (*WORKDIR, "format", "output")),
   "predict": Verb(predict, ("model", "checkpoint", "recipe"), many="IMAGE…"),
+  "compress": Verb(compress, ("workdir", "checkpoint"), many="IN OUT"),
+  "decompress": Verb(decompress, ("workdir", "checkpoint"), many="IN OUT"),
   "stream": Verb(stream, WORKDIR),
   "study": Verb(study, ("study", *RUN), fields=True),
   "report": Verb(report, WORKDIR),
@@ -224,7 +250,7 @@ VERBS = {
 def _help(name: str | None) -> str:
   """Verbs, or one verb with its flags."""
   if name is None:
-    verbs = (f"  {verb:<10}{v.run.__doc__}" for verb, v in VERBS.items())
+    verbs = (f"  {verb:<12}{v.run.__doc__}" for verb, v in VERBS.items())
     return "\n".join(["usage: dlcourse VERB [--flag=value]…", "", *verbs, "", "dlcourse VERB --help"])
   verb = VERBS[name]
   rows = []

@@ -52,6 +52,22 @@ class Network(NamedTuple):
   with_variables: Callable
 
 
+class Coding(NamedTuple):
+  """What a lossless code of images is made of, where pixels are levels and latents are independent.
+
+  Attributes:
+    levels: K, how many values a pixel can have.
+    symbols: batch -> [N, H, W, C] int32, the level of each pixel as the task sees it.
+    posterior: (state, batch) -> (mean [N, Z], standard deviation [N, Z]); the prior is N(0, I).
+    masses: (state, z [N, Z]) -> [N, H, W, C, K], the probability of each level of each pixel.
+  """
+
+  levels: int
+  symbols: Callable
+  posterior: Callable
+  masses: Callable
+
+
 class Latents(NamedTuple):
   """Between latents and images: of a GAN from latents alone, of an autoencoder both ways.
 
@@ -65,6 +81,7 @@ class Latents(NamedTuple):
     log_weight: (state, key, batch) -> [N] nats, log p(x, z) - log q(z | x) of one draw z; the mean of its
       exponential over keys is p(x).
     rates: (state, key, batch) -> [N, Z] nats, KL(q(z | x) || p(z)) of each dimension.
+    coding: of a VAE by which images can be compressed without loss.
   """
 
   dim: int
@@ -73,6 +90,7 @@ class Latents(NamedTuple):
   encode: Callable | None = None
   log_weight: Callable | None = None
   rates: Callable | None = None
+  coding: Coding | None = None
 
 
 class Task(NamedTuple):

@@ -332,6 +332,9 @@ def detector() -> Experiment:
   """Real digits or those of a conditional GAN, told apart by a small network (H4.10.3).
 
   --data.test_generator=gan.dcgan tests it on images of a generator that it has not seen.
+
+  Result: AUROC 0.898 on images of that GAN, 0.762 on those of the DCGAN (1 seed); 0.5 min each on one core of a
+  busy 2-core AMD EPYC, the GANs not counted; `dlcourse train gan.detector [--data.test_generator=gan.dcgan]`.
   """
   return Experiment(
     data=RealOrGenerated("mnist_5k", batch_size=64, size=32, scale="standard", augment=(Shift(2),)),

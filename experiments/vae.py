@@ -5,6 +5,7 @@ from dlcourse.data.images import Images
 from dlcourse.data.sprites import Sprites
 from dlcourse.data.vectors import Vectors
 from dlcourse.evaluators import Evaluator
+from dlcourse.evaluators.compression import Compression
 from dlcourse.evaluators.image_quality import ImageQuality
 from dlcourse.evaluators.latents import Interpolations, LatentMap, Traversals
 from dlcourse.evaluators.likelihood import ActiveLatents, ImportanceLikelihood
@@ -36,8 +37,8 @@ def _on_digits(
   )
 
 
-def _variational(task: Autoencode, narrow: str = "--task.model.hidden_dim=8", size: int = 28) -> Experiment:
-  return _on_digits(task, (*_FEW_SAMPLES, narrow), (SampleGrid(), Reconstructions()), size)
+def _variational(task: Autoencode, narrow: str = "--task.model.hidden_dim=8") -> Experiment:
+  return _on_digits(task, (*_FEW_SAMPLES, narrow), (SampleGrid(), Reconstructions()))
 
 
 def _deterministic(task: Autoencode) -> Experiment:
@@ -105,11 +106,11 @@ def likelihood() -> Experiment:
     Autoencode(ConvVAE(), Adam(learning_rate=1e-3), binarise="threshold"),
     (
       *(*_FEW_SAMPLES, "--task.model.width=2", "--evaluators.2.images=4", "--evaluators.2.draws=2"),
-      *("--evaluators.5.pairs=2", "--evaluators.6.images=2"),
+      *("--evaluators.5.pairs=2", "--evaluators.6.images=2", "--evaluators.7.images=4"),
     ),
     (
       *(SampleGrid(), Reconstructions(), ImportanceLikelihood(), ActiveLatents(), LinearProbe()),
-      *(Interpolations(), InkArithmetic()),
+      *(Interpolations(), InkArithmetic(), Compression()),
     ),
   )
 
@@ -203,8 +204,9 @@ def iwae() -> Experiment:
 
 def logistic() -> Experiment:
   """Pixels as their 256 levels, in bits (Salimans et al., 2017); in colour with --data.source=npz:FILE."""
-  return _variational(
+  return _on_digits(
     Autoencode(ConvVAE(latent_dim=64), Adam(learning_rate=1e-3), likelihood="logistic"),
-    "--task.model.width=2",
+    (*_FEW_SAMPLES, "--task.model.width=2", "--evaluators.2.images=4"),
+    (SampleGrid(), Reconstructions(), Compression()),
     size=32,
   )

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
@@ -87,6 +88,11 @@ def dlcourse(monkeypatch, capsys, tmp_path):
     ("predict --model=gone.h5", "which images"),
     ("predict a.png b.png --model=gone.h5", "gone.h5 cannot be read: No such file"),
     ("predict a.png --modl=gone.h5", "perhaps you meant '--model'"),
+    ("compress", "dlcourse compress IN OUT --workdir=DIR"),
+    ("compress a.npz --workdir=gone", "what, where to, and by which model?"),
+    ("compress a.npz a.dlbb --workdir=gone", "gone/experiment.json does not exist"),
+    ("decompress a.dlbb a --workdr=gone", "perhaps you meant '--workdir'"),
+    ("decompress a.dlbb a b --workdir=gone", "dlcourse decompress IN OUT"),
     ("list --all", "unknown flag of `list` '--all'"),
   ],
 )
@@ -217,6 +223,36 @@ def test_a_model_is_exported_and_asked_about_files(dlcourse, tmp_path):
   assert (code, out) == (2, "")
   assert err.startswith("dlcourse: broken.png: cannot be decoded")
   assert err.count("\n") == 1
+
+
+def test_images_are_compressed_and_another_process_restores_them(dlcourse, tmp_path):
+  made = {
+    "net() -> Experiment": "vae() -> Experiment",
+    "models.mlp import MLP": "models.vae import MLPVAE",
+    "optim import Sgd": "optim import Adam",
+    "supervised import Classify": "variational import Autoencode",
+    "Classify(MLP(hidden_dims=(4,), norm=False), Sgd(": "Autoencode(MLPVAE(latent_dim=2), Adam(",
+    "learning_rate=0.1)": 'learning_rate=0.01), likelihood="logistic"',
+    'Best("accuracy", mode="max")': 'Best("loss")',
+  }
+  text = OWN_FILE
+  for old, new in made.items():
+    assert old in text
+    text = text.replace(old, new)
+  (tmp_path / "mine.py").write_text(text)
+  images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
+  np.savez(tmp_path / "in.npz", images=images)
+  assert dlcourse("train", "./mine.py:vae", "--devices=1")[0] == 0
+  code, out, err = dlcourse("compress", "in.npz", "out.dlbb", "--workdir=runs/mine.vae")
+  assert code == 0, err
+  assert f"{(tmp_path / 'out.dlbb').stat().st_size} " in out
+  code, _, err = dlcourse("compress", "in.npz", "out.dlbb", "--workdir=runs/mine.vae")
+  assert (code, err) == (2, "dlcourse: out.dlbb is there already; name another, or remove it\n")
+  command = [sys.executable, "-m", "dlcourse", "decompress", "out.dlbb", "back.npz", "--workdir=runs/mine.vae"]
+  done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+  assert done.returncode == 0, done.stderr
+  with np.load(tmp_path / "back.npz") as arrays:
+    np.testing.assert_array_equal(arrays["images"], images)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from dlcourse.data.augment import Augmentation
 from dlcourse.data.recipe import Batch, Spec
 from dlcourse.errors import UserError, check_at_least, check_between
 from dlcourse.losses import LIKELIHOODS, LikelihoodName
-from dlcourse.models.vae import PENALTIES, Inference, PixelScale
+from dlcourse.models.vae import PENALTIES, Inference, Latent, PixelScale
 from dlcourse.optim import Optimizer
 from dlcourse.parallel import global_sum
 from dlcourse.task import (
+  Coding,
   Latents,
   PyTree,
   Task,
@@ -144,6 +145,36 @@ class Bound(NamedTuple):
     terms = self._evaluated(state, key, batch)
     return jnp.concatenate([rate.reshape(len(rate), -1) for rate in terms.rates], axis=1)
 
+  def symbols(self, batch: Batch) -> jax.Array:
+    """The level of each pixel, [N, H, W, C] int32, of images that are not corrupted."""
+    pixels = self._prepared(None, None, batch).pixels
+    return jnp.rint(pixels * (self._likelihood.levels - 1)).astype(jnp.int32)
+
+  def posterior(self, state: TrainState, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Means and standard deviations of the one group of latents, [N, Z] each."""
+    seen = self._prepared(None, None, batch)
+    variables = {"params": state.params[MODEL], **state.model_state}
+    (group,) = self.model.apply(variables, seen.shown, jax.random.key(0), seen.label).latents
+    return group.posterior.mean, jnp.exp(0.5 * group.posterior.log_var)
+
+  def masses(self, state: TrainState, z: jax.Array) -> jax.Array:
+    """z [N, Z] -> the probability of each of K levels of each pixel, [N, H, W, C, K]."""
+    outputs, log_scale = self._apply(state, z, None, method="decode"), self._log_scale(state.params)
+    pixels, levels = outputs.reshape(-1, 1), self._likelihood.levels
+
+    def nats(level):  # of every pixel as if it had this level
+      return self._likelihood.distortion(pixels, log_scale, jnp.full_like(pixels, level))
+
+    every = jax.vmap(nats, out_axes=-1)(jnp.arange(levels) / (levels - 1))
+    return jnp.exp(-every).reshape(*outputs.shape, levels)
+
+  def coding(self, latents: tuple[Latent, ...]) -> Coding | None:
+    """The parts of a lossless code, where the pixels are levels and latents one group of independent ones."""
+    flat = len(latents) == 1 and latents[0].posterior.lower is None and latents[0].z.ndim == 2
+    if self._conditional or not flat or not self._counts_bits:
+      return None
+    return Coding(self._likelihood.levels, self.symbols, self.posterior, self.masses)
+
   def shapes(self) -> Inference:
     """What the model makes of a batch, as shapes."""
 
@@ -187,6 +218,9 @@ class Bound(NamedTuple):
   def _apply(self, state, *args, method):
     return self.model.apply({"params": state.params[MODEL], **state.model_state}, *args, method=method)
 
+  def _log_scale(self, params) -> jax.Array | None:
+    return PixelScale().apply({"params": params[SCALE]}) if self._likelihood.scaled else None
+
   def _evaluated(self, state, key, batch) -> Terms:
     seen = self._prepared(None, None, batch)
     return self._terms(state.params, state.model_state, key, seen, train=False)[0]
@@ -199,9 +233,8 @@ class Bound(NamedTuple):
     penalties = _by_name(kept.pop(PENALTIES, {}))
     if weight := self.recipe.sparsity:
       penalties["sparsity"] = weight * jnp.abs(inference.code).sum(axis=-1)
-    log_scale = PixelScale().apply({"params": params[SCALE]}) if self._likelihood.scaled else None
     terms = Terms(
-      self._likelihood.distortion(inference.outputs, log_scale, seen.pixels),
+      self._likelihood.distortion(inference.outputs, self._log_scale(params), seen.pixels),
       tuple(kl(group.posterior, group.prior) for group in inference.latents),
       sum(log_prob(group.prior, group.z) - log_prob(group.posterior, group.z) for group in inference.latents),
       penalties,
@@ -325,6 +358,7 @@ class Autoencode(TaskRecipe):
       encode=bound.encode,
       log_weight=bound.log_weight if shapes.latents else None,
       rates=bound.rates if shapes.latents else None,
+      coding=bound.coding(shapes.latents),
     )
     return Task(
       bound.init,
