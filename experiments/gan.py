@@ -55,8 +55,9 @@ def _on_digits(task: Compete, steps: int, small: tuple[str, ...] = _NARROW, batc
 def dcgan() -> Experiment:
   """DCGAN (Radford et al., 2015; H4.7.1) on handwritten digits at 32 pixels.
 
-  Result: D(x) 0.73 on test digits, D(G(z)) 0.21 (3 seeds); samples in experiments/results/dcgan_samples.png;
-  6.1 min each, busy 2-core AMD EPYC; `dlcourse study overview.slices`.
+  Result: FID 48.3 against 1,000 test digits (the shipped extractor), precision 0.658, recall 0.924 (1 seed);
+  samples in experiments/results/dcgan_samples.png; 6.2 min on one core of a busy 2-core AMD EPYC;
+  `dlcourse study gan.variants`.
   """
   return _on_digits(
     Compete(
@@ -104,7 +105,11 @@ def cgan() -> Experiment:
 
 
 def wgan() -> Experiment:
-  """WGAN with clipped weights (Arjovsky et al., 2017, arXiv:1701.07875, algorithm 1; H4.7.3) on digits."""
+  """WGAN with clipped weights (Arjovsky et al., 2017, arXiv:1701.07875, algorithm 1; H4.7.3) on digits.
+
+  Result: FID 87.8, precision 0.546, recall 0.853 (1 seed), 25.0 min on one core of a 2-core AMD EPYC that others
+  shared; `dlcourse study gan.variants`.
+  """
   return _on_digits(
     Compete(
       generator=Generator(latent_dim=64, width=32),
@@ -123,7 +128,11 @@ def wgan() -> Experiment:
 
 
 def wgan_gp() -> Experiment:
-  """WGAN with a gradient penalty (Gulrajani et al., 2017, arXiv:1704.00028, algorithm 1; H4.6.5) on digits."""
+  """WGAN with a gradient penalty (Gulrajani et al., 2017, arXiv:1704.00028, algorithm 1; H4.6.5) on digits.
+
+  Result: FID 44.4, precision 0.699, recall 0.905 (1 seed), 17.3 min on one core of a 2-core AMD EPYC that others
+  shared; `dlcourse study gan.variants`.
+  """
   return _on_digits(
     Compete(
       generator=Generator(latent_dim=64, width=32),
@@ -142,7 +151,11 @@ def wgan_gp() -> Experiment:
 
 
 def sngan() -> Experiment:
-  """SNGAN: spectral norm and the hinge loss (Miyato et al., 2018, arXiv:1802.05957; H4.6.4) on digits."""
+  """SNGAN: spectral norm and the hinge loss (Miyato et al., 2018, arXiv:1802.05957; H4.6.4) on digits.
+
+  Result: FID 56.6, precision 0.570, recall 0.891 (1 seed), 8.3 min on one core of a 2-core AMD EPYC that others
+  shared; `dlcourse study gan.variants`.
+  """
   return _on_digits(
     Compete(
       generator=Generator(latent_dim=64, width=32),
@@ -211,7 +224,12 @@ _GREY = ("--data.source=mnist_5k", "--data.kind=edges")  # no colour photographs
 
 
 def colour() -> Experiment:
-  """Photographs in colour from their brightness (pix2pix: Isola et al., 2017, arXiv:1611.07004; H4.9.2)."""
+  """Photographs in colour from their brightness (pix2pix: Isola et al., 2017, arXiv:1611.07004; H4.9.2).
+
+  Result: on CIFAR-10 colours that look right but are often not the true ones: PSNR 23.5 dB, SSIM 0.920, where
+  the grey image itself has 25.3 and 0.955 (1 seed); 9.7 min on one core of a 2-core AMD EPYC that others shared;
+  `dlcourse train gan.colour --data.source=npz:FILE`.
+  """
   return _pix2pix("grey", 3_000, "tfds:cifar10", _GREY)
 
 
@@ -375,7 +393,12 @@ def _variants(extractor: str, count: int, overrides: tuple[str, ...] = ()) -> St
 
 
 def variants() -> Study:
-  """The variants of H4.7 on digits, by the same measures (H4.8), and whether losses say how good."""
+  """The variants of H4.7 on digits, by the same measures (H4.8), and whether losses say how good.
+
+  Result: FID cgan 5.2, wgan_gp 44.4, dcgan 48.3, sngan 56.6, wgan 87.8, style_gan 178 (1 seed each); as they
+  train FID falls where the losses of the two players come nearer (Spearman's ρ with g_loss 0.3 to 1, with d_loss
+  -0.5 to -1); 100 min on one core of a 2-core AMD EPYC that others shared; `dlcourse study gan.variants`.
+  """
   return _variants("digits", 1_000)
 
 
