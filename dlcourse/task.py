@@ -93,6 +93,20 @@ class Latents(NamedTuple):
   coding: Coding | None = None
 
 
+class Codes(NamedTuple):
+  """Between images and the grid of symbols that an autoencoder makes of each.
+
+  Attributes:
+    count: K, how many symbols there are.
+    read: (state, batch) -> codes [N, s, s] int32.
+    images: (state, codes [N, s, s]) -> images [N, H, W, C] in model space.
+  """
+
+  count: int
+  read: Callable
+  images: Callable
+
+
 class Task(NamedTuple):
   """A way of learning, as pure functions (in the manner of `optax.GradientTransformation`).
 
@@ -108,6 +122,7 @@ class Task(NamedTuple):
     precompute: (state, data) -> data in which what training never changes has been computed once.
     conditional: whether `generate` is told the class of each sample, as "label" [N].
     latents: where the task makes images from latents, or finds the latents of images.
+    codes: where the code of an image is symbols.
   """
 
   init: Callable
@@ -120,6 +135,7 @@ class Task(NamedTuple):
   precompute: Callable | None = None
   conditional: bool = False
   latents: Latents | None = None
+  codes: Codes | None = None
 
 
 @dataclasses.dataclass(frozen=True)

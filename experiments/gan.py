@@ -107,8 +107,8 @@ def cgan() -> Experiment:
 def wgan() -> Experiment:
   """WGAN with clipped weights (Arjovsky et al., 2017, arXiv:1701.07875, algorithm 1; H4.7.3) on digits.
 
-  Result: FID 87.8, precision 0.546, recall 0.853 (1 seed), 25.0 min on one core of a 2-core AMD EPYC that others
-  shared; `dlcourse study gan.variants`.
+  Result: FID 87.8, precision 0.546, recall 0.853 (1 seed), 25.0 min on one core of a shared 2-core AMD EPYC;
+  `dlcourse study gan.variants`.
   """
   return _on_digits(
     Compete(
@@ -130,8 +130,8 @@ def wgan() -> Experiment:
 def wgan_gp() -> Experiment:
   """WGAN with a gradient penalty (Gulrajani et al., 2017, arXiv:1704.00028, algorithm 1; H4.6.5) on digits.
 
-  Result: FID 44.4, precision 0.699, recall 0.905 (1 seed), 17.3 min on one core of a 2-core AMD EPYC that others
-  shared; `dlcourse study gan.variants`.
+  Result: FID 44.4, precision 0.699, recall 0.905 (1 seed), 17.3 min on one core of a shared 2-core AMD EPYC;
+  `dlcourse study gan.variants`.
   """
   return _on_digits(
     Compete(
@@ -153,8 +153,8 @@ def wgan_gp() -> Experiment:
 def sngan() -> Experiment:
   """SNGAN: spectral norm and the hinge loss (Miyato et al., 2018, arXiv:1802.05957; H4.6.4) on digits.
 
-  Result: FID 56.6, precision 0.570, recall 0.891 (1 seed), 8.3 min on one core of a 2-core AMD EPYC that others
-  shared; `dlcourse study gan.variants`.
+  Result: FID 56.6, precision 0.570, recall 0.891 (1 seed), 8.3 min on one core of a shared 2-core AMD EPYC;
+  `dlcourse study gan.variants`.
   """
   return _on_digits(
     Compete(
@@ -227,7 +227,7 @@ def colour() -> Experiment:
   """Photographs in colour from their brightness (pix2pix: Isola et al., 2017, arXiv:1611.07004; H4.9.2).
 
   Result: on CIFAR-10 colours that look right but are often not the true ones: PSNR 23.5 dB, SSIM 0.920, where
-  the grey image itself has 25.3 and 0.955 (1 seed); 9.7 min on one core of a 2-core AMD EPYC that others shared;
+  the grey image itself has 25.3 and 0.955 (1 seed); 9.7 min on one core of a shared 2-core AMD EPYC;
   `dlcourse train gan.colour --data.source=npz:FILE`.
   """
   return _pix2pix("grey", 3_000, "tfds:cifar10", _GREY)
@@ -395,9 +395,9 @@ def _variants(extractor: str, count: int, overrides: tuple[str, ...] = ()) -> St
 def variants() -> Study:
   """The variants of H4.7 on digits, by the same measures (H4.8), and whether losses say how good.
 
-  Result: FID cgan 5.2, wgan_gp 44.4, dcgan 48.3, sngan 56.6, wgan 87.8, style_gan 178 (1 seed each); as they
-  train FID falls where the losses of the two players come nearer (Spearman's ρ with g_loss 0.3 to 1, with d_loss
-  -0.5 to -1); 100 min on one core of a 2-core AMD EPYC that others shared; `dlcourse study gan.variants`.
+  Result: FID cgan 5.2, wgan_gp 44.4, dcgan 48.3, sngan 56.6, wgan 87.8, style_gan 178 (1 seed each); as
+  they train FID falls where the losses of the two players come nearer (Spearman's ρ with g_loss 0.3 to 1, with
+  d_loss -0.5 to -1); 100 min on one core of a shared 2-core AMD EPYC; `dlcourse study gan.variants`.
   """
   return _variants("digits", 1_000)
 

@@ -18,8 +18,10 @@ from dlcourse.models.vae import PENALTIES, Inference, Latent, PixelScale
 from dlcourse.optim import Optimizer
 from dlcourse.parallel import global_sum
 from dlcourse.task import (
+  Codes,
   Coding,
   Latents,
+  Network,
   PyTree,
   Task,
   TaskRecipe,
@@ -135,6 +137,23 @@ class Bound(NamedTuple):
     seen = self._prepared(None, None, batch)
     return self._apply(state, seen.shown, seen.label, method="encode")
 
+  def codes(self, state: TrainState, batch: Batch) -> jax.Array:
+    """The symbols of images that are not corrupted, [N, s, s] int32, of a model whose code they are."""
+    return self._apply(state, self._prepared(None, None, batch).shown, method="codes")
+
+  def images_of_codes(self, state: TrainState, codes: jax.Array) -> jax.Array:
+    """codes [N, s, s] -> means of the pixels [N, H, W, C]."""
+    return self._likelihood.pixels(self._apply(state, codes, method="decode_codes"))
+
+  def variables(self, state: TrainState) -> PyTree:
+    """Of the model, without the scale of the likelihood."""
+    return {"params": state.params[MODEL], **state.model_state}
+
+  def with_variables(self, state: TrainState, variables: PyTree) -> TrainState:
+    """The state with other variables of the model."""
+    rest = {name: tree for name, tree in variables.items() if name != "params"}
+    return state.replace(params={**state.params, MODEL: variables["params"]}, model_state=rest)
+
   def log_weight(self, state: TrainState, key: jax.Array, batch: Batch) -> jax.Array:
     """log p(x, z) - log q(z | x) of one draw of z, [N] nats, of images that are not corrupted."""
     terms = self._evaluated(state, key, batch)
@@ -216,7 +235,7 @@ class Bound(NamedTuple):
     return Seen(pixels, shown, label, batch["mask"])
 
   def _apply(self, state, *args, method):
-    return self.model.apply({"params": state.params[MODEL], **state.model_state}, *args, method=method)
+    return self.model.apply(self.variables(state), *args, method=method)
 
   def _log_scale(self, params) -> jax.Array | None:
     return PixelScale().apply({"params": params[SCALE]}) if self._likelihood.scaled else None
@@ -360,14 +379,18 @@ class Autoencode(TaskRecipe):
       rates=bound.rates if shapes.latents else None,
       coding=bound.coding(shapes.latents),
     )
+    symbols = hasattr(model, "codes")
     return Task(
       bound.init,
       bound.train_step,
       bound.eval_step,
       bound.predict,
       bound.generate if shapes.latents else None,
+      # What a prior of the symbols begins with.
+      Network(model, bound.variables, bound.with_variables) if symbols else None,
       conditional=getattr(model, "conditional", False),
       latents=latents,
+      codes=Codes(model.num_codes, bound.codes, bound.images_of_codes) if symbols else None,
     )
 
   def _check(self, variational: bool) -> None:
