@@ -5,6 +5,7 @@ from dlcourse.data.images import Images
 from dlcourse.data.sprites import Sprites
 from dlcourse.data.vectors import Vectors
 from dlcourse.evaluators import Evaluator
+from dlcourse.evaluators.codebook import CodebookUsage
 from dlcourse.evaluators.compression import Compression
 from dlcourse.evaluators.image_quality import ImageQuality
 from dlcourse.evaluators.latents import Interpolations, LatentMap, Traversals
@@ -14,9 +15,14 @@ from dlcourse.evaluators.representation import Disentanglement, InkArithmetic, L
 from dlcourse.evaluators.samples import Reconstructions, SampleGrid
 from dlcourse.experiment import Best, Experiment, Run, Study
 from dlcourse.models.conv_vae import ConvVAE
+from dlcourse.models.ladder_vae import LadderVAE
+from dlcourse.models.sequence import LanguageModel
+from dlcourse.models.transformer import Layer, Transformer
 from dlcourse.models.vae import MLPVAE
+from dlcourse.models.vq_vae import VQVAE
 from dlcourse.optim import Adam
 from dlcourse.study import mean_by_label
+from dlcourse.tasks.code_prior import CodePrior
 from dlcourse.tasks.variational import Autoencode
 
 _SMALLEST = ("--data.folds=50", "--data.per_class=10", "--data.batch_size=8", "--steps=2")
@@ -209,4 +215,58 @@ def logistic() -> Experiment:
     (*_FEW_SAMPLES, "--task.model.width=2", "--evaluators.2.images=4"),
     (SampleGrid(), Reconstructions(), Compression()),
     size=32,
+  )
+
+
+def hierarchical() -> Experiment:
+  """Three levels of latents on black and white digits (Sønderby et al., 2016; Vahdat & Kautz, 2020; H5.3.3)."""
+  return Experiment(
+    data=Images("mnist_5k", batch_size=128, size=28),
+    task=Autoencode(LadderVAE(), Adam(learning_rate=1e-3), binarise="threshold", warm_up=0.2),
+    evaluators=(SampleGrid(), Reconstructions(), ImportanceLikelihood()),
+    best=Best("loss", patience=20),
+    steps=6_000,
+    eval_every=200,
+    small=(
+      *_SMALLEST,
+      *("--evaluators.0.samples=4", "--evaluators.2.images=4", "--evaluators.2.draws=2"),
+      *("--task.model.width=2", "--task.model.latent_dims", "2", "1", "1"),
+    ),
+  )
+
+
+def vq() -> Experiment:
+  """VQ-VAE: digits as 49 symbols out of 128 (van den Oord et al., 2017, arXiv:1711.00937; H5.3.3)."""
+  return Experiment(
+    data=Images("mnist_5k", batch_size=128, size=28),
+    task=Autoencode(VQVAE(width=32), Adam(learning_rate=1e-3)),
+    evaluators=(Reconstructions(), CodebookUsage()),
+    best=Best("loss", patience=20),
+    steps=3_000,
+    eval_every=200,
+    small=(*_SMALLEST, "--task.model.width=2"),
+  )
+
+
+def vq_prior() -> Experiment:
+  """A Transformer that learns which symbols follow which, told the digit, so that `vq` can be sampled."""
+  body = Transformer(Layer(64, 4, dropout=0.1), 2, causal=True, positions="learned", max_length=49)
+  return Experiment(
+    data=Images("mnist_5k", batch_size=64, size=28),
+    task=CodePrior(
+      VQVAE(width=32),
+      LanguageModel(body, 64),
+      Adam(learning_rate=2e-3, schedule="cosine"),
+      conditional=True,
+    ),
+    init_from="vae.vq",
+    evaluators=(SampleGrid(), CodebookUsage()),
+    best=Best("loss", patience=20),
+    steps=3_000,
+    eval_every=200,
+    small=(
+      *_SMALLEST,
+      *("--init_from=None", "--evaluators.0.samples=4", "--task.model.width=2", "--task.prior.embed_dim=8"),
+      *("--task.prior.body.layer.hidden_dim=8", "--task.prior.body.layer.num_heads=2"),
+    ),
   )
