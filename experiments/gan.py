@@ -261,7 +261,11 @@ def _cycle_gan(kind: Kind, source: str, identity: float, small: tuple[str, ...] 
 
 
 def unpaired() -> Experiment:
-  """Digits from outlines of others, by a CycleGAN (Zhu et al., 2017, arXiv:1703.10593; H4.9.2)."""
+  """Digits from outlines of others, by a CycleGAN (Zhu et al., 2017, arXiv:1703.10593; H4.9.2).
+
+  Result: PSNR 18.9 dB and SSIM 0.851 (9.8 and 0.235 by the outline itself; 1 seed), 2.8 min on one core of a
+  busy 2-core AMD EPYC; `dlcourse train gan.unpaired`.
+  """
   return _cycle_gan("edges", "mnist_5k", identity=0.0)
 
 
@@ -324,6 +328,8 @@ def rare_class() -> Experiment:
   """A classifier that has ten images of one digit, and 350 by a conditional GAN that had no more (H4.9.4).
 
   --data.generator=None, copies, or the workdir of a GAN; --data.augment.0.pixels=2 moves the images.
+
+  Result: F1 of that digit 0.84 ± 0.07 (3 seeds), see `rare_classes`.
   """
   return Experiment(
     data=WithGenerated(
@@ -367,7 +373,12 @@ def detector() -> Experiment:
 
 
 def rare_classes() -> Study:
-  """What images of a conditional GAN are worth to a starved class, against simpler remedies (H4.9.4)."""
+  """What images of a conditional GAN are worth to a starved class, against simpler remedies (H4.9.4).
+
+  Result: F1 of the digit with ten training images, 3 seeds: 0.67 ± 0.11; copied 0.75 ± 0.06; with shifts
+  0.81 ± 0.23; with 350 generated images 0.84 ± 0.07; with all images 0.96 ± 0.02; 16 min on one core of a shared
+  2-core AMD EPYC, most of it for the three GANs; `dlcourse study gan.rare_classes`.
+  """
   none, full, moved = "--data.generator=None", "--data.starved=None", "--data.augment.0.pixels=2"
   arms = {
     "starved": (none,),

@@ -127,7 +127,11 @@ def beta() -> Experiment:
 
 
 def conditional() -> Experiment:
-  """Conditional VAE (Sohn et al., 2015; H5.3.1): the digit that is asked for."""
+  """Conditional VAE (Sohn et al., 2015; H5.3.1): the digit that is asked for.
+
+  Result: 68.2 % of samples are taken for it, FID 213.5 (`gan.cgan` 98.0 % and 5.2), ELBO -109.6 nats (1 seed),
+  1.2 min on a busy 2-core AMD EPYC; `dlcourse train vae.conditional`.
+  """
   return _on_digits(
     Autoencode(MLPVAE(conditional=True), Adam(learning_rate=1e-3)),
     (*_FEW_SAMPLES, "--evaluators.2.samples=10", "--task.model.hidden_dim=8"),
@@ -136,7 +140,10 @@ def conditional() -> Experiment:
 
 
 def plane() -> Experiment:
-  """Two latents, so that the whole latent space is one picture (Kingma & Welling, 2014, figure 4; H5.3.1)."""
+  """Two latents, so that the whole latent space is one picture (Kingma & Welling, 2014, figure 4; H5.3.1).
+
+  Result: ELBO -166.6 nats (1 seed), 1.2 min on a busy 2-core AMD EPYC; `dlcourse train vae.plane`.
+  """
   return _on_digits(
     Autoencode(MLPVAE(latent_dim=2), Adam(learning_rate=1e-3)),
     (*_FEW_SAMPLES, "--evaluators.2.side=3", "--task.model.hidden_dim=8"),
@@ -180,12 +187,22 @@ def novel_digits() -> Study:
 
 
 def heartbeats() -> Experiment:
-  """Heartbeats that are not normal, by a VAE that was trained on normal ones alone (H5.4.5)."""
+  """Heartbeats that are not normal, by a VAE that was trained on normal ones alone (H5.4.5).
+
+  Result: AUROC of the reconstruction error 0.980 (0.975 to 0.984), of the ELBO 0.980, of principal components
+  0.977 (0.972 to 0.982), on 4,500 test beats (1 seed); 11 s on a busy 2-core AMD EPYC;
+  `dlcourse train vae.heartbeats`.
+  """
   return _of_points(Vectors("ecg5000", only="normal", batch_size=64), latent_dim=8, steps=3_000)
 
 
 def cells() -> Experiment:
-  """Malignant cells by a VAE of benign ones: 30 measures of a sample under the microscope (H5.4.4, H5.4.5)."""
+  """Malignant cells by a VAE of benign ones: 30 measures of a sample under the microscope (H5.4.4, H5.4.5).
+
+  Result: AUROC of the distance of the code 0.930 (0.875 to 0.977), of the ELBO 0.904, of the reconstruction
+  error 0.892, of principal components 0.924, on 115 samples (1 seed); 10 s on a busy 2-core AMD EPYC;
+  `dlcourse train vae.cells`.
+  """
   return _of_points(Vectors("breast_cancer", only="benign", batch_size=64), latent_dim=4, steps=3_000)
 
 
