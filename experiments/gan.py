@@ -376,8 +376,8 @@ def rare_classes() -> Study:
   """What images of a conditional GAN are worth to a starved class, against simpler remedies (H4.9.4).
 
   Result: F1 of the digit with ten training images, 3 seeds: 0.67 ± 0.11; copied 0.75 ± 0.06; with shifts
-  0.81 ± 0.23; with 350 generated images 0.84 ± 0.07; with all images 0.96 ± 0.02; 16 min on one core of a shared
-  2-core AMD EPYC, most of it for the three GANs; `dlcourse study gan.rare_classes`.
+  0.81 ± 0.23; with 350 generated images 0.84 ± 0.07; with all images 0.96 ± 0.02; 16 min on one core of a
+  shared 2-core AMD EPYC, most of it for three GANs; `dlcourse study gan.rare_classes`.
   """
   none, full, moved = "--data.generator=None", "--data.starved=None", "--data.augment.0.pixels=2"
   arms = {
