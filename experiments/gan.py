@@ -81,6 +81,8 @@ def anomalies() -> Experiment:
     seen,
     data=dataclasses.replace(seen.data, left_out="0"),
     evaluators=(SampleGrid(), Anomalies()),
+    monitors=(SampleGrid(), ImageQuality(samples=300)),  # so many are left to validate on
+    best=Best("fid/digits@300", mode="min"),
     small=(*_SMALLEST_SEEN, *_NARROW, "--evaluators.1.images=10", "--evaluators.1.steps=2"),
   )
 
