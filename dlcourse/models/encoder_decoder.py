@@ -80,7 +80,12 @@ class TransformerEncoderDecoder(nn.Module):
     return self.decode(self.encode(inputs, lengths, train), None, tokens, train)
 
   def encode(self, inputs: jax.Array, lengths: jax.Array | None = None, train: bool = False) -> Source:
-    """inputs [B, S] int, lengths [B] -> the source, with what every layer of the decoder sees of it."""
+    """inputs [B, S] int, lengths [B] -> the source, with what every layer of the decoder sees of it.
+
+    Raises:
+      UserError: there are more places than learned positions.
+    """
+    self._check_length(inputs.shape[1])
     mask, keys = visible(inputs.shape[1], lengths)
     places = jnp.arange(inputs.shape[1])
     x, seen = self.encoder_placed(self._embedded(inputs), Seen(mask, keys), places[None], places)
@@ -91,6 +96,7 @@ class TransformerEncoderDecoder(nn.Module):
 
   def start(self, source: Source, steps: int) -> Memory:
     """Room for an answer of as many tokens."""
+    self._check_length(steps)
     return empty_memory(self.layer, self.decoder_layers, source.values.shape[0], steps)
 
   def decode(
@@ -109,6 +115,7 @@ class TransformerEncoderDecoder(nn.Module):
       over its heads.
     """
     del state
+    self._check_length(tokens.shape[1])
     mask, _ = visible(tokens.shape[1], causal=True)
     places = jnp.arange(tokens.shape[1])
     x, seen = self.decoder_placed(self._embedded(tokens), Seen(mask), places[None], places)
@@ -121,6 +128,10 @@ class TransformerEncoderDecoder(nn.Module):
     x, seen = self.decoder_placed(self._embedded(token[:, None]), *further(state, 1))
     x, cache, weights = self.decoder.go_on(x, seen, state.cache, source.keys, source.mask)
     return Memory(cache, state.time + 1), self._logits(x)[:, 0], weights[:, 0]
+
+  def _check_length(self, steps: int) -> None:
+    if steps > self.max_length and self.positions == "learned":
+      raise UserError(f"{steps} places are more than --task.model.max_length={self.max_length}")
 
   def _embedded(self, tokens: jax.Array) -> jax.Array:
     x = self.embed(tokens)

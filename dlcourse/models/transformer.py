@@ -78,6 +78,8 @@ class Layer:
     sizes = {f"task.model….layer.{name}": getattr(self, name) for name in given}
     check_at_least(1, {path: size for path, size in sizes.items() if size is not None})
     check_below_one({"task.model….layer.dropout": self.dropout})
+    if self.epsilon <= 0:
+      raise UserError(f"--task.model….layer.epsilon={self.epsilon} keeps no norm from dividing by 0; 1e-5 does")
     check_heads(self.hidden_dim, self.num_heads, self.num_kv_heads, self.head_dim)
 
   def heads(self) -> tuple[int, int]:

@@ -232,8 +232,13 @@ class ModelLanguage(TaskRecipe):
   """How it is trained."""
 
   def build(self, spec: Spec, steps: int) -> Task:
-    """Cross-entropy per symbol, in nats, and in bits per character of longer ones; padding is masked."""
+    """Cross-entropy per symbol, in nats, and in bits per character of longer ones; padding is masked.
+
+    Raises:
+      UserError: the model cannot be continued: it sees what comes later, or keeps nothing of what was before.
+    """
     model = complete(self.model, spec)
+    jax.eval_shape(lambda: model.initial_carry(1, 2))
 
     def call(module, carry, batch, train):
       return module(carry, batch["tokens"], batch["reset"], *condition_of(batch), train=train)

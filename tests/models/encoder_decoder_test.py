@@ -114,3 +114,14 @@ def test_the_base_model_of_2017_without_embeddings_has_the_parameters_of_the_pap
 def test_what_keeps_no_keys_is_refused():
   with pytest.raises(UserError, match="keeps no keys"):
     TransformerEncoderDecoder(Layer(attention="performer"))
+
+
+def test_more_places_than_learned_positions_are_refused_on_both_sides():
+  model, params = network("learned"), variables("learned")
+  long = jnp.zeros((B, 10), jnp.int32)
+  for tokens, inputs in ((TOKENS, long), (long, INPUTS)):
+    with pytest.raises(UserError, match=r"10 places are more than --task\.model\.max_length=9"):
+      model.apply(params, tokens, inputs)
+  source = model.apply(params, INPUTS, method="encode")
+  with pytest.raises(UserError, match="10 places are more than"):
+    model.apply(params, source, 10, method="start")

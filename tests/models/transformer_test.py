@@ -204,6 +204,11 @@ def test_what_cannot_be_continued_is_refused(model, said):
     model.initial_carry(B, 12)
 
 
+def test_a_norm_that_could_divide_by_0_is_refused():
+  with pytest.raises(UserError, match="keeps no norm from dividing by 0"):
+    Layer(M, 2, epsilon=0.0)
+
+
 def test_a_sequence_longer_than_the_learned_positions_is_refused():
   with pytest.raises(UserError, match="12 places are more than"):
     body(positions="learned").init(jax.random.key(0), jnp.zeros((1, 12, M)))

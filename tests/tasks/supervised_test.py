@@ -10,6 +10,7 @@ from dlcourse.errors import UserError
 from dlcourse.models.mlp import MLP
 from dlcourse.models.recurrent import RecurrentStack
 from dlcourse.models.sequence import LanguageModel
+from dlcourse.models.transformer import Layer, Transformer
 from dlcourse.optim import Adam, Sgd
 from dlcourse.tasks.supervised import Classify, ModelLanguage, cross_entropy, sample_tokens
 
@@ -196,6 +197,12 @@ def language():
   state = jax.jit(task.init)(jax.random.key(0), TEXT_BATCH)
   state = state.replace(params=jax.tree.map(lambda x: 3 * x, state.params))
   return task, state, jax.jit(task.train_step)
+
+
+def test_a_language_model_that_sees_the_future_is_refused_before_it_is_trained():
+  model = LanguageModel(Transformer(Layer(4, 2), 1), embed_dim=4)
+  with pytest.raises(UserError, match="sees the future"):
+    ModelLanguage(model, Sgd()).build(TEXT, 10)
 
 
 def test_the_carry_goes_from_step_to_step_until_a_reset(language):
