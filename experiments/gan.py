@@ -172,7 +172,11 @@ def sngan() -> Experiment:
 
 
 def style_gan() -> Experiment:
-  """A small StyleGAN2 (Karras et al., 2020, arXiv:1912.04958; H4.7.4) with R1 and shifted images, on digits."""
+  """A small StyleGAN2 (Karras et al., 2020, arXiv:1912.04958; H4.7.4) with R1 and shifted images, on digits.
+
+  Result: FID 178, precision 0.677, recall 0.379 (1 seed), and still falling when it ends; 32.3 min on one core
+  of a shared 2-core AMD EPYC; `dlcourse study gan.variants`.
+  """
   generator, discriminator = stylegan.STYLEGAN["small"]
   return _on_digits(
     Compete(
@@ -418,7 +422,9 @@ def variants() -> Study:
 def variants_fashion() -> Study:
   """The variants of H4.7 on Fashion-MNIST, as `variants`.
 
-  `dlcourse study gan.variants_fashion --data.source=idx:FOLDER` with its four files, where TFDS has none.
+  Result: FID cgan 4.7, dcgan 12.4, wgan_gp 20.4, style_gan 26.6, sngan 32.1, wgan 35.2; 84.2 % of what cgan
+  makes is taken for what was asked for (1 seed each); 82 min on one core of a shared 2-core AMD EPYC;
+  `dlcourse study gan.variants_fashion --data.source=idx:FOLDER` with its four files.
   """
   measured_by = ("--evaluators.1.extractor=fashion", "--monitors.1.extractor=fashion")
   return _variants(
