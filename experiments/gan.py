@@ -75,6 +75,9 @@ def anomalies() -> Experiment:
   """AnoGAN: the digit that a DCGAN never saw, by how far its images are from any other (H4.9.5).
 
   Schlegl et al. (2017), arXiv:1703.05921. --data.left_out names another digit.
+
+  Result: AUROC 0.775 (0.694 to 0.845) of zeros against other digits, where the distance to the nearest training
+  image has 0.986 (1 seed); 9.9 min on one core of a shared 2-core AMD EPYC; `dlcourse train gan.anomalies`.
   """
   seen = dcgan()
   return dataclasses.replace(
