@@ -3,7 +3,10 @@
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import jax
 import numpy as np
+
+from dlcourse.errors import unknown
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -53,6 +56,32 @@ def in_order(arrays: Arrays, batch_size: int) -> Iterator[dict[str, np.ndarray]]
     rows = {name: array[start : start + batch_size] for name, array in arrays.items()}
     short = batch_size - len(rows["mask"])
     yield {name: np.pad(x, [(0, short)] + [(0, 0)] * (x.ndim - 1)) for name, x in rows.items()}
+
+
+def splits_in_order(
+  splits: Mapping[str, Arrays], batch_size: int
+) -> Callable[[str], Iterator[dict[str, np.ndarray]]]:
+  """`Data.eval_batches` of splits in memory: split -> its batches, see `in_order`.
+
+  Args:
+    splits: split -> name -> [N, ...].
+    batch_size: B, rows of every batch.
+
+  Returns:
+    A function that raises a `UserError` where there is no such split.
+  """
+
+  def eval_batches(split: str) -> Iterator[dict[str, np.ndarray]]:
+    if split not in splits:
+      raise unknown("split", split, splits)
+    return in_order(splits[split], batch_size)
+
+  return eval_batches
+
+
+def as_shapes(batch: Arrays) -> dict[str, jax.ShapeDtypeStruct]:
+  """The shapes and types of a batch, as `Spec.batch` has them."""
+  return {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in batch.items()}
 
 
 def unbatched(batches: Iterable[Arrays], names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -5,17 +5,16 @@ Shapes: B batch, T hours of the past, D inputs, K horizons, S hours of all stati
 
 import csv
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from typing import Literal
 
-import jax
 import numpy as np
 
 from dlcourse.data import archives
-from dlcourse.data.batches import in_order, shuffled
+from dlcourse.data.batches import as_shapes, shuffled, splits_in_order
 from dlcourse.data.recipe import Data, DataRecipe, Scaling, Spec, digest_of
-from dlcourse.errors import UserError, check_at_least, unknown
+from dlcourse.errors import UserError, check_at_least
 
 Quantity = Literal[
   "temperature", "dew_point", "humidity", "wind_speed", "pressure", "visibility", "precipitation"
@@ -99,12 +98,9 @@ class Weather(DataRecipe):
     trained_on = np.concatenate([station.inputs[: starts[1]] for station in series])
     shift, width = np.nanmean(trained_on, axis=0), np.maximum(np.nanstd(trained_on, axis=0), 1e-6)
     batch = self._gathered(inputs, shuffled(splits["train"], self.batch_size))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0, 0))
+    shapes = as_shapes(batch(0, 0))
 
-    def eval_batches(split) -> Iterator[dict[str, np.ndarray]]:
-      if split not in splits:
-        raise unknown("split", split, splits)
-      return map(self._filled(inputs), in_order(splits[split], self.batch_size))
+    in_order = splits_in_order(splits, self.batch_size)
 
     return Data(
       spec=Spec(
@@ -114,7 +110,7 @@ class Weather(DataRecipe):
         channels=(*(f"{name} ({_UNITS[name]})" for name in names), *_CYCLES),
       ),
       batch=batch,
-      eval_batches=eval_batches,
+      eval_batches=lambda split: map(self._filled(inputs), in_order(split)),
       sizes={name: len(part["targets"]) for name, part in splits.items()},
       digest=digest_of([inputs, *(part[name] for part in splits.values() for name in ("end", "targets"))]),
       description=(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 import jax
 import numpy as np
 
-from dlcourse.data.batches import in_order, shuffled, unbatched
+from dlcourse.data.batches import shuffled, splits_in_order, unbatched
 from dlcourse.data.images import Arrays, Images
 from dlcourse.data.recipe import Data, Spec, digest_of
 from dlcourse.errors import UserError, check_at_least, unknown
@@ -67,18 +67,13 @@ class Generated(Images):
       return images._replace(spec=spec, batch=_refuse, eval_batches=_refuse)
     splits = self._splits(images, generators)
 
-    def eval_batches(split):
-      if split not in splits:
-        raise unknown("split", split, splits)
-      return in_order(splits[split], self.batch_size)
-
     # Of the weights and not of what they make, which another device rounds otherwise.
     digests = "".join([images.digest, *(generator.digest for generator in generators.values())])
     arrays = [np.frombuffer(digests.encode(), np.uint8), *(part["label"] for part in splits.values())]
     return Data(
       spec=spec,
       batch=shuffled(splits["train"], self.batch_size),
-      eval_batches=eval_batches,
+      eval_batches=splits_in_order(splits, self.batch_size),
       sizes={name: len(part["label"]) for name, part in splits.items()},
       digest=digest_of(arrays),
       description="; ".join([images.description, *(f"images made by {g.name}" for g in generators.values())]),

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import correlate1d
 
-from dlcourse.data.batches import in_order, shuffled, unbatched
+from dlcourse.data.batches import as_shapes, shuffled, splits_in_order, unbatched
 from dlcourse.data.images import Images
 from dlcourse.data.recipe import Batch, Data, DataRecipe, digest_of
 from dlcourse.data.scaling import LUMA, Scaling
-from dlcourse.errors import UserError, check_at_least, unknown
+from dlcourse.errors import UserError, check_at_least
 
 Kind = Literal["downscaled", "grey", "edges", "cluttered"]
 TIMES = 4  # by how much a downscaled side is shorter
@@ -86,19 +86,14 @@ class ImagePairs(DataRecipe):
       splits["train"] = self._parted(splits["train"])
     batch = self._batches(splits["train"])
 
-    def eval_batches(split):
-      if split not in splits:
-        raise unknown("split", split, splits)
-      return in_order(splits[split], self.batch_size)
-
     return Data(
       spec=dataclasses.replace(
         images.spec,
-        batch=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0, 0)),
+        batch=as_shapes(batch(0, 0)),
         prepare=_preparation(images.spec.scaling),
       ),
       batch=batch,
-      eval_batches=eval_batches,
+      eval_batches=splits_in_order(splits, self.batch_size),
       sizes={name: len(part["image"]) for name, part in splits.items()},
       digest=digest_of(part[name] for part in splits.values() for name in ("image", "source", "label")),
       description=f"{self.kind} pairs{', parted for training,' * self.unpaired} of {images.description}",

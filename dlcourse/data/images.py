@@ -3,12 +3,11 @@
 import dataclasses
 from typing import Literal
 
-import jax
 import numpy as np
 from PIL import Image
 
 from dlcourse.data.augment import Augmentation
-from dlcourse.data.batches import in_order, shuffled
+from dlcourse.data.batches import as_shapes, shuffled, splits_in_order
 from dlcourse.data.image_sources import load_images
 from dlcourse.data.recipe import Data, DataRecipe, Spec, digest_of
 from dlcourse.data.scaling import Scale, preparation, scaling
@@ -85,18 +84,13 @@ class Images(DataRecipe):
     splits = {name: self._fit(part) for name, part in chosen.items()}
     scale = scaling(self.scale, splits["train"]["image"])
     batch = shuffled(splits["train"], self.batch_size)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0, 0))
+    shapes = as_shapes(batch(0, 0))
     prepare = preparation(scale.scale, self.augment, shapes)
-
-    def eval_batches(split):
-      if split not in splits:
-        raise unknown("split", split, splits)
-      return in_order(splits[split], self.batch_size)
 
     return Data(
       spec=Spec(shapes, source.classes, prepare=prepare, augments=bool(self.augment), scaling=scale),
       batch=batch,
-      eval_batches=eval_batches,
+      eval_batches=splits_in_order(splits, self.batch_size),
       sizes={name: len(part["label"]) for name, part in splits.items()},
       digest=digest_of(part[name] for part in splits.values() for name in ("image", "label")),
       description=f"{source.description}. Licence: {source.licence}. Citation: {source.citation}",

@@ -6,14 +6,13 @@ Training examples are drawn anew for every (seed, step), those of evaluation onc
 import dataclasses
 from collections.abc import Callable, Mapping
 
-import jax
 import numpy as np
 
-from dlcourse.data.batches import Arrays, in_order
+from dlcourse.data.batches import Arrays, as_shapes, splits_in_order
 from dlcourse.data.recipe import Data, DataRecipe, Spec, digest_of
 from dlcourse.data.token_batches import teacher_forced
 from dlcourse.data.tokens import SPECIAL, Tokenizer
-from dlcourse.errors import UserError, check_at_least, check_between, unknown
+from dlcourse.errors import UserError, check_at_least, check_between
 
 TRAINING, EVALUATION = 1, 2  # keep the two kinds of draws apart, whatever the seeds
 _SUMS = "+0123456789"
@@ -177,18 +176,12 @@ def made(
     arrays = drawn(batch_size, np.random.default_rng((seed, step, TRAINING)))
     return {"mask": np.ones(batch_size, np.float32), **arrays}
 
-  def eval_batches(split):
-    if split not in splits:
-      raise unknown("split", split, splits)
-    return in_order(splits[split], batch_size)
-
   first = batch(0, 0)
-  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), first)
   parts = [*splits.values(), first]  # what is drawn anew may change as well
   return Data(
-    spec=dataclasses.replace(spec, batch=shapes),
+    spec=dataclasses.replace(spec, batch=as_shapes(first)),
     batch=batch,
-    eval_batches=eval_batches,
+    eval_batches=splits_in_order(splits, batch_size),
     sizes={name: len(next(iter(part.values()))) for name, part in splits.items()},
     digest=digest_of(part[name] for part in parts for name in sorted(part)),
     description=description,

@@ -5,14 +5,13 @@ Shapes: N images, S their side, K factors.
 
 import dataclasses
 
-import jax
 import numpy as np
 
-from dlcourse.data.batches import Arrays, in_order, shuffled
+from dlcourse.data.batches import Arrays, as_shapes, shuffled, splits_in_order
 from dlcourse.data.recipe import Data, DataRecipe, Spec, digest_of
 from dlcourse.data.scaling import preparation, scaling
 from dlcourse.data.splits import stratified
-from dlcourse.errors import check_at_least, unknown
+from dlcourse.errors import check_at_least
 
 SHAPES = ("square", "ellipse", "heart")
 FACTORS = {"shape": 3, "scale": 6, "orientation": 12, "x": 8, "y": 8}  # and how many values each has
@@ -49,17 +48,12 @@ class Sprites(DataRecipe):
     """Draws the images and splits them, stratified by shape; see `Data`."""
     splits = stratified(drawn(self.size), self.validation, self.test, self.split_seed)
     batch, scale = shuffled(splits["train"], self.batch_size), scaling("unit")
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0, 0))
-
-    def eval_batches(split):
-      if split not in splits:
-        raise unknown("split", split, splits)
-      return in_order(splits[split], self.batch_size)
+    shapes = as_shapes(batch(0, 0))
 
     return Data(
       spec=Spec(shapes, SHAPES, prepare=preparation(scale.scale, (), shapes), scaling=scale),
       batch=batch,
-      eval_batches=eval_batches,
+      eval_batches=splits_in_order(splits, self.batch_size),
       sizes={name: len(part["label"]) for name, part in splits.items()},
       digest=digest_of(part[name] for part in splits.values() for name in ("image", "factors")),
       description=f"shapes in every combination of {', '.join(FACTORS)}, made by rule",

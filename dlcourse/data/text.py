@@ -6,10 +6,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-import jax
 import numpy as np
 
-from dlcourse.data.batches import Arrays, in_order
+from dlcourse.data.batches import Arrays, as_shapes, in_order
 from dlcourse.data.recipe import Data, DataRecipe, Spec, digest_of
 from dlcourse.data.text_sources import load_corpus
 from dlcourse.data.tokens import SPECIAL, Tokenizer, train_tokenizer
@@ -81,7 +80,7 @@ class Text(DataRecipe):
     def batch(seed, step):
       return told(stream(seed, step))
 
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0, 0))
+    shapes = as_shapes(batch(0, 0))
 
     def eval_batches(split):
       if split not in texts:

@@ -6,11 +6,10 @@ Shapes: B batch, N examples, D values of each.
 import dataclasses
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlcourse.data.batches import Arrays, in_order, shuffled
+from dlcourse.data.batches import Arrays, as_shapes, shuffled, splits_in_order
 from dlcourse.data.recipe import Data, DataRecipe, Scaling, Spec, digest_of
 from dlcourse.data.series_sources import load_series
 from dlcourse.data.splits import held_out, in_random_order, ranks, rows
@@ -81,16 +80,11 @@ class Vectors(DataRecipe):
       del key
       return {**batch, "point": scaling.scale(jnp.asarray(batch["point"]))}
 
-    def eval_batches(split):
-      if split not in splits:
-        raise unknown("split", split, splits)
-      return in_order(splits[split], self.batch_size)
-
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch(0, 0))
+    shapes = as_shapes(batch(0, 0))
     return Data(
       spec=Spec(shapes, source.classes, prepare=prepare, scaling=scaling),
       batch=batch,
-      eval_batches=eval_batches,
+      eval_batches=splits_in_order(splits, self.batch_size),
       sizes={name: len(part["label"]) for name, part in splits.items()},
       digest=digest_of(part[name] for part in splits.values() for name in ("point", "label")),
       description=source.description,

@@ -20,6 +20,15 @@ from dlcourse.task import Latents
 
 MOST = 10_000  # images that are encoded
 REACH = 3.0  # of a traversal, in deviations of a latent
+_CODES = "codes"
+
+
+_NEEDS = {
+  "images": "a model whose images come from latents",
+  "encode": "an autoencoder whose images come from latents",
+  "log_weight": "a variational autoencoder; this task has no posterior of latents",
+  "rates": "a variational autoencoder; this task has no posterior of latents",
+}
 
 
 class Coded(NamedTuple):
@@ -28,17 +37,53 @@ class Coded(NamedTuple):
   codes: np.ndarray
   facts: dict[str, np.ndarray]
 
+  @property
+  def labels(self) -> np.ndarray:
+    """[N]; of data without classes 0, which no model is told."""
+    return self.facts.get("label", np.zeros(len(self.codes), np.int32))
 
-def with_latents(task, name: str, encoder: bool = True) -> Latents:
+
+def with_latents(task, name: str, what: str = "encode") -> Latents:
   """The latents of a task.
 
+  Args:
+    task: a task or its compiled `Program`.
+    name: what asks, for the message.
+    what: the field of `Latents` that is needed.
+
   Raises:
-    UserError: it has none, or no encoder where one is needed.
+    UserError: it has none, or not that of them.
   """
   latents = task_of(task).latents
-  if latents is None or (encoder and latents.encode is None):
-    raise UserError(f"{name} needs {'an autoencoder' if encoder else 'a model'} whose images come from latents")
+  if latents is None or getattr(latents, what) is None:
+    raise UserError(f"{name} needs {_NEEDS[what]}")
   return latents
+
+
+def examined(
+  look: Callable, state, data: Data, split: str, key: jax.Array, most: int | None = None
+) -> dict[str, np.ndarray]:
+  """What a function says of the first examples of a split, without padding.
+
+  Args:
+    look: (state, key, batch) -> name -> [B, ...]; each batch has a key of its own.
+    state: a TrainState.
+    data: of the experiment.
+    split: which.
+    key: of all draws.
+    most: examples, at most; None: all.
+
+  Returns:
+    name -> [N, ...].
+  """
+  parts, count = [], 0
+  for index, batch in enumerate(data.eval_batches(split)):
+    if most is not None and count >= most:
+      break
+    found = jax.device_get(look(state, jax.random.fold_in(key, index), batch))
+    parts.append({name: values[batch["mask"] > 0] for name, values in found.items()})
+    count += int((batch["mask"] > 0).sum())
+  return {name: np.concatenate([part[name] for part in parts])[:most] for name in parts[0]}
 
 
 def coded(task, state, data: Data, split: str, name: str, most: int = MOST) -> Coded:
@@ -52,21 +97,20 @@ def coded(task, state, data: Data, split: str, name: str, most: int = MOST) -> C
     name: what asks, for the message.
     most: images, at most.
   """
-  encode, codes, facts, count = jax.jit(with_latents(task, name).encode), [], [], 0
-  for batch in data.eval_batches(split):
-    if count >= most:
-      break
-    real = batch["mask"] > 0
-    codes.append(jax.device_get(encode(state, batch))[real])
-    facts.append({key: value[real] for key, value in batch.items() if key not in ("mask", "image")})
-    count += len(codes[-1])
-  together = {key: np.concatenate([part[key] for part in facts])[:most] for key in facts[0]}
-  return Coded(np.concatenate(codes)[:most], together)
+  encode = jax.jit(with_latents(task, name).encode)
+
+  def look(state, key, batch):
+    del key  # nothing is drawn
+    facts = {name: values for name, values in batch.items() if name not in ("mask", "image")}
+    return {_CODES: encode(state, batch), **facts}
+
+  found = examined(look, state, data, split, jax.random.key(0), most)
+  return Coded(found.pop(_CODES), found)
 
 
-def decoder(task, state, data: Data, name: str, encoder: bool = True) -> Callable:
+def decoder(task, state, data: Data, name: str, what: str = "encode") -> Callable:
   """(codes [N, Z], labels [N]) -> images [N, H, W, C] in [0, 1]; labels are for conditional models."""
-  latents, spec = with_latents(task, name, encoder), data.spec
+  latents, spec = with_latents(task, name, what), data.spec
   decode = jax.jit(lambda state, z, *label: spec.unscale(latents.images(state, z, *label)))
   conditional = task_of(task).conditional
 
@@ -125,14 +169,14 @@ class Interpolations(Evaluator):
     Raises:
       UserError: the task's images do not come from latents.
     """
-    latents, name = with_latents(task, "Interpolations", encoder=False), "Interpolations"
+    latents, name = with_latents(task, "Interpolations", "images"), "Interpolations"
     if latents.encode is None:
       ends = np.asarray(jax.random.normal(key, (2 * self.pairs, latents.dim)))
       labels = np.zeros(2 * self.pairs, np.int32)
     else:
       found = coded(task, state, data, "test", name, 2 * self.pairs)
-      ends, labels = found.codes, found.facts.get("label", np.zeros(len(found.codes), np.int32))
-    images = decoder(task, state, data, name, encoder=False)
+      ends, labels = found.codes, found.labels
+    images = decoder(task, state, data, name, "images")
     pairs, shares = len(ends) // 2, np.linspace(0, 1, self.steps)
     scalars, figures = {}, {}
     for way, path in (("linear", linear), ("spherical", spherical)):
@@ -172,7 +216,7 @@ class Traversals(Evaluator):
     codes = np.tile(found.codes[0], (len(chosen), self.steps, 1))
     for row, latent in enumerate(chosen):
       codes[row, :, latent] = mean[latent] + np.linspace(-REACH, REACH, self.steps) * deviation[latent]
-    labels = found.facts.get("label", np.zeros(1, np.int32))[:1].repeat(len(chosen) * self.steps)
+    labels = found.labels[:1].repeat(len(chosen) * self.steps)
     made = decoder(task, state, data, "Traversals")(codes.reshape(-1, codes.shape[-1]), labels)
     return Report(figures={"traversals": image_grid(made, columns=self.steps)})
 

@@ -16,6 +16,7 @@ from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError, check_at_least
 from dlcourse.evaluators import Evaluator, Report
 from dlcourse.evaluators.classification import task_of
+from dlcourse.evaluators.latents import examined, with_latents
 from dlcourse.report.figures import GREY, new_figure
 from dlcourse.task import Latents
 
@@ -52,7 +53,7 @@ class ImportanceLikelihood(Evaluator):
     Raises:
       UserError: the task has no likelihood, or gives NaN.
     """
-    latents = _with(task, "log_weight", "ImportanceLikelihood")
+    latents = with_latents(task, "ImportanceLikelihood", "log_weight")
     exact = "bits_per_dim" in jax.eval_shape(task_of(task).eval_step, state, key, dict(data.spec.batch))
     pixels = math.prod(data.spec.image_shape)
     log_mean = jax.jit(lambda state, key, batch: _log_means(latents, state, key, batch, self.draws))
@@ -71,21 +72,18 @@ class ImportanceLikelihood(Evaluator):
 
   def _measured(self, log_mean, state, data: Data, split: str, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """The bound with K draws and the mean bound with one, nats, [N] each."""
-    found, count = [], 0
-    for index, batch in enumerate(data.eval_batches(split)):
-      if count >= self.images:
-        break
-      values = np.stack(jax.device_get(log_mean(state, jax.random.fold_in(key, index), batch)))
-      found.append(values[:, batch["mask"] > 0])
-      count += found[-1].shape[1]
-    bound, elbo = np.concatenate(found, axis=1)[:, : self.images]
+    found = examined(log_mean, state, data, split, key, self.images)
+    bound, elbo = found["bound"], found["elbo"]
     if not np.isfinite(bound).all():
       raise UserError("the likelihood of an image is NaN: training has diverged, or the checkpoint is damaged")
     return bound, elbo
 
 
-def _log_means(latents: Latents, state, key: jax.Array, batch, draws: int) -> tuple[jax.Array, jax.Array]:
-  """log of the mean weight and mean of the log weight over draws, [B] each, one draw in memory at a time."""
+def _log_means(latents: Latents, state, key: jax.Array, batch, draws: int) -> dict[str, jax.Array]:
+  """log of the mean weight ("bound") and mean of the log weight ("elbo") over draws, [B] each.
+
+  One draw is in memory at a time.
+  """
 
   def step(carry, key):
     log_total, total = carry
@@ -95,7 +93,7 @@ def _log_means(latents: Latents, state, key: jax.Array, batch, draws: int) -> tu
   count = batch["mask"].shape[0]
   start = jnp.full(count, -jnp.inf), jnp.zeros(count)
   (log_total, total), _ = jax.lax.scan(step, start, jax.random.split(key, draws))
-  return log_total - jnp.log(draws), total / draws
+  return {"bound": log_total - jnp.log(draws), "elbo": total / draws}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,18 +110,14 @@ class ActiveLatents(Evaluator):
     Raises:
       UserError: the task has no posteriors.
     """
-    latents = _with(task, "rates", "ActiveLatents")
+    latents = with_latents(task, "ActiveLatents", "rates")
 
     @jax.jit
     def looked_at(state, key, batch):
-      return latents.encode(state, batch), latents.rates(state, key, batch)
+      return {"mean": latents.encode(state, batch), "rate": latents.rates(state, key, batch)}
 
-    means, rates = [], []
-    for index, batch in enumerate(data.eval_batches("test")):
-      found = jax.device_get(looked_at(state, jax.random.fold_in(key, index), batch))
-      means.append(found[0][batch["mask"] > 0])
-      rates.append(found[1][batch["mask"] > 0])
-    variance, rate = np.concatenate(means).var(axis=0), np.concatenate(rates).mean(axis=0)
+    found = examined(looked_at, state, data, "test", key)
+    variance, rate = found["mean"].var(axis=0), found["rate"].mean(axis=0)
     active = variance > ACTIVE
     if active.mean() < COLLAPSED:
       logging.warning(
@@ -148,13 +142,6 @@ def _figure(rate: np.ndarray, active: np.ndarray) -> "Figure":
   axes.set(xlabel="latent, by its KL", ylabel="KL in nats")
   axes.legend(frameon=False)
   return figure
-
-
-def _with(task, what: str, name: str) -> Latents:
-  latents = task_of(task).latents
-  if latents is None or getattr(latents, what) is None:
-    raise UserError(f"{name} needs a variational autoencoder; this task has no posterior of latents")
-  return latents
 
 
 def _half_width(values: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError, check_at_least, check_between
 from dlcourse.evaluators import Evaluator, Report
 from dlcourse.evaluators.intervals import area_row, interval_scalars
-from dlcourse.evaluators.latents import with_latents
+from dlcourse.evaluators.latents import examined, with_latents
 
 RESAMPLES = 1_000
 
@@ -65,7 +65,10 @@ class Novelty(Evaluator):
         found["elbo"] = -jax.lax.map(lambda k: latents.log_weight(state, k, batch), keys).mean(axis=0)
       return found
 
-    seen = {split: _over(looked_at, state, data, split, key) for split in ("train", "validation", "test")}
+    splits = ("train", "validation", "test")
+    seen = {split: examined(looked_at, state, data, split, key) for split in splits}
+    if not all(np.isfinite(values).all() for found in seen.values() for values in found.values()):
+      raise UserError("the autoencoder says NaN: training has diverged, or the checkpoint is damaged")
     measures = _measures(seen)
     rows, scalars = [], {}
     for name, of_split in measures.items():
@@ -79,17 +82,6 @@ class Novelty(Evaluator):
 
 def _squares(x: jax.Array) -> jax.Array:
   return jnp.square(x).reshape(len(x), -1).sum(axis=1)
-
-
-def _over(looked_at, state, data: Data, split: str, key: jax.Array) -> dict[str, np.ndarray]:
-  parts = []
-  for index, batch in enumerate(data.eval_batches(split)):
-    found = jax.device_get(looked_at(state, jax.random.fold_in(key, index), batch))
-    parts.append({name: values[batch["mask"] > 0] for name, values in found.items()})
-  together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-  if not all(np.isfinite(values).all() for values in together.values()):
-    raise UserError("the autoencoder says NaN: training has diverged, or the checkpoint is damaged")
-  return together
 
 
 def _measures(seen: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:

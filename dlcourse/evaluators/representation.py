@@ -111,7 +111,7 @@ class InkArithmetic(Evaluator):
     test = coded(task, state, data, "test", "InkArithmetic", self.images)
     moves = np.linspace(-1, 1, self.steps)
     codes = test.codes[:, None] + moves[:, None] * vector
-    labels = test.facts.get("label", np.zeros(len(codes), np.int32)).repeat(self.steps)
+    labels = test.labels.repeat(self.steps)
     made = decoder(task, state, data, "InkArithmetic")(codes.reshape(-1, codes.shape[-1]), labels)
     found = made.reshape(len(codes), self.steps, -1).mean(axis=2)
     correlations = [spearmanr(moves, row).statistic if np.ptp(row) else 0.0 for row in found]
