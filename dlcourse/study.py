@@ -83,7 +83,7 @@ def folders(study: Study) -> list[tuple[Run, str]]:
 def _result(plan: _Plan) -> dict[str, Any]:
   if (plan.path / RECORD).exists() and (plan.path / "result.json").exists():
     result = read_json(plan.path / "result.json")
-    if isinstance(result, dict) and set(_READ) <= set(result):
+    if isinstance(result, dict) and set(_READ) <= set(result) and "refused" not in result:
       return result
   train(plan.run.experiment, plan.overrides, plan.experiment, plan.path, plan.options)
   return report(open_trained(plan.path, devices=plan.options.devices))

@@ -66,12 +66,11 @@ def train(
   record = workdir.new_record(name, overrides, experiment, options, program.devices, workdir.data_facts(data))
   with workdir.claimed(path, record), Checkpoints(path / "checkpoints") as checkpoints:
     _save_tokenizer(path, data)
-    latest = checkpoints.latest()
-    if latest is None:
+    saved = checkpoints.resume(program.state)
+    if saved is None:
       with workdir.withdrawn_if_refused(path):
-        state, progress = _begin(experiment, program, path, overrides, options), Progress()
-    else:
-      state, progress = checkpoints.restore(program.state, latest[0]), latest[1]
+        saved = _begin(experiment, program, path, overrides, options), Progress()
+    state, progress = saved
     if program.task.precompute:
       data = program.task.precompute(state, data)
     log = workdir.MetricsLog(path, int(state.step))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 from absl import logging
 
 from dlcourse import watermark, workdir
@@ -73,13 +74,13 @@ def open_trained(path: pathlib.Path, which: Which = "best", devices: int | None 
 
 def _restored(path: pathlib.Path, state: TrainState, which: Which) -> tuple[TrainState, Progress]:
   with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
-    latest = checkpoints.latest()
-    if latest is None:
+    latest = checkpoints.latest() if which == "best" else None
+    if latest and latest[1].best_step is not None:
+      return checkpoints.restore(state, latest[1].best_step), latest[1]
+    saved = checkpoints.resume(state)
+    if saved is None:
       raise UserError(f"{path} has no checkpoint yet; train it first (same --experiment and --workdir)")
-    step, progress = latest
-    if which == "best" and progress.best_step is not None:
-      step = progress.best_step
-    return checkpoints.restore(state, step), progress
+    return saved
 
 
 def evaluate(trained: Trained, split: str = "test") -> dict[str, float]:
@@ -108,6 +109,8 @@ def sample(trained: Trained, request: Request, seed: int = 0, mark: bool = False
   if trained.program.generate is None:
     raise UserError(f"{trained.record['experiment']} does not generate: its task only predicts")
   spec = trained.data.spec
+  if "source" in spec.batch and not spec.vocabulary:
+    request = request._replace(source=_test_sources(trained.data, request.samples))
   outputs = draw(trained.program, trained.state, spec, request, jax.random.key(seed))
   made_by = {
     "Software": "dlcourse",
@@ -117,6 +120,8 @@ def sample(trained: Trained, request: Request, seed: int = 0, mark: bool = False
     "Commit": str(trained.record.get("commit")),
     "Step": str(int(trained.state.step)),
     "Seed": str(seed),
+    "Temperature": f"{request.temperature:g}",
+    "Class": request.condition or "each in turn",
   }
   if mark:
     if "image" not in outputs:
@@ -124,6 +129,13 @@ def sample(trained: Trained, request: Request, seed: int = 0, mark: bool = False
     outputs = {**outputs, "image": watermark.embed(eight_bit(outputs["image"]), watermark.PAYLOAD) / 255}
     made_by["Watermark"] = "".join(map(str, watermark.PAYLOAD)) + ", to be read by dlcourse.watermark"
   return save_samples(outputs, spec, trained.path / "samples", made_by)
+
+
+def _test_sources(data: Data, count: int) -> np.ndarray:
+  """[count, h, w, c] in [0, 1], the first of the test split, in turn."""
+  batch = next(iter(data.eval_batches("test")))
+  source = batch["source"][batch["mask"] > 0]
+  return (source[np.arange(count) % len(source)] / 255).astype(np.float32)
 
 
 def _values(row: Mapping[str, Any]) -> dict[str, float]:
@@ -154,7 +166,11 @@ def _work(trained: Trained, steps: int, seconds: float) -> dict[str, float]:
 
 
 def report(trained: Trained) -> dict[str, Any]:
-  """Writes `report/` (curves, layers, evaluators) and `result.json`, which it returns."""
+  """Writes `report/` (curves, layers, evaluators) and `result.json`, which it returns.
+
+  Raises:
+    UserError: after all that, what evaluators refused, which is in the result as "refused".
+  """
   test = measure(trained.program, trained.state, trained.data, "test")
   rows = workdir.read_metrics(trained.path)
   seconds = sum(row.get("seconds", 0.0) for row in rows)
@@ -173,17 +189,21 @@ def report(trained: Trained) -> dict[str, Any]:
   }
   result |= _work(trained, result["steps"], seconds)
   key = jax.random.key(0)
-  reports = {
-    type(evaluator).__name__: evaluator(
-      trained.program, trained.state, trained.data, jax.random.fold_in(key, index)
-    )
-    for index, evaluator in enumerate(trained.experiment.evaluators)
-  }
-  for evaluated in reports.values():
-    result["test"] |= evaluated.scalars
+  reports, refused = {}, []
+  for index, evaluator in enumerate(trained.experiment.evaluators):
+    name, own_key = type(evaluator).__name__, jax.random.fold_in(key, index)
+    try:
+      reports[name] = evaluator(trained.program, trained.state, trained.data, own_key)
+    except UserError as error:
+      refused.append(f"{name}: {error}")
+      continue
+    result["test"] |= reports[name].scalars
+  result |= {"refused": refused} if refused else {}
   if jax.process_index() == 0:
     experiment, data = trained.experiment, trained.data
     layers = task_summary(trained.program.task, data.spec)
     write_report(trained.path, rows, result, reports, trained.state.params, layers, experiment.best, data)
     workdir.write_json(trained.path / "result.json", result)
+  if refused:
+    raise UserError(f"{trained.path / 'report'} is written, but without {'; '.join(refused)}")
   return result

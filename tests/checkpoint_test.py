@@ -1,5 +1,7 @@
 """Checkpoints: what is kept, what is restored, what a damaged one says."""
 
+import itertools
+import pathlib
 import shutil
 
 import jax
@@ -86,7 +88,7 @@ def test_reading_says_nothing(tmp_path, caplog):
   assert not caplog.records
 
 
-@pytest.mark.parametrize("damage", ["other network", "missing progress", "empty step", "truncated"])
+@pytest.mark.parametrize("damage", ["other network", "missing progress", "truncated"])
 def test_a_checkpoint_that_cannot_be_used_says_so_in_one_line(tmp_path, damage):
   save(tmp_path / "c", state_at(7))
   target, step = shapes(state_at(0)), tmp_path / "c" / "7"
@@ -94,8 +96,6 @@ def test_a_checkpoint_that_cannot_be_used_says_so_in_one_line(tmp_path, damage):
     target = shapes(state_at(0, size=24))
   elif damage == "missing progress":
     (step / "progress" / "metadata").unlink()
-  elif damage == "empty step":
-    (tmp_path / "c" / "8").mkdir()
   else:
     for file in step.glob("state/**/d/*"):
       file.write_bytes(file.read_bytes()[:10])
@@ -119,6 +119,76 @@ def test_a_damaged_last_state_does_not_hide_the_best_one(tmp_path):
   with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
     _, progress = checkpoints.latest()
     assert int(checkpoints.restore(shapes(state_at(0)), progress.best_step).step) == 1
+
+
+def two_steps(folder):
+  with Checkpoints(folder) as checkpoints:
+    checkpoints.save(state_at(1), Progress(best_step=1, best_value=0.5))
+    checkpoints.save(state_at(2), Progress(best_step=2, best_value=0.4))
+  return sorted(path for path in (folder / "2").rglob("*") if path.is_file())
+
+
+def truncated(file):
+  file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flipped(file):
+  data = bytearray(file.read_bytes())
+  data[len(data) * 2 // 3] ^= 4
+  file.write_bytes(data)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of reads that were given up
+@pytest.mark.parametrize("damage", [truncated, flipped, pathlib.Path.unlink])
+def test_whatever_happens_to_a_file_of_the_newest_what_is_restored_was_saved(tmp_path, damage):
+  fell_back = []
+  for number in itertools.count():
+    folder = tmp_path / str(number)
+    files = two_steps(folder)
+    if number >= len(files):  # of which there are not always as many
+      break
+    damage(files[number])
+    with Checkpoints(folder) as checkpoints:
+      state, progress = checkpoints.resume(shapes(state_at(0)))
+      step = int(state.step)
+      jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(state_at(step)))
+      assert progress == (Progress(1, 0.5), Progress(2, 0.4))[step - 1]  # with the best of its time …
+      assert steps_in(folder)[-1] == step
+      assert (folder / "damaged-2").exists() == (step == 1)
+      checkpoints.save(state_at(3), Progress(step, 0.4))  # … which is still there, and it goes on
+    assert steps_in(folder) == [step, 3]
+    fell_back.append(step == 1)
+  assert {True, False} == {*fell_back}  # some files are only there to be read by people
+
+
+def test_an_empty_newest_step_is_set_aside_and_a_second_one_beside_it(tmp_path):
+  for name in ("damaged-2", "damaged-2-1"):
+    save(tmp_path, state_at(1))
+    (tmp_path / "2").mkdir()
+    with Checkpoints(tmp_path) as checkpoints:
+      state, _ = checkpoints.resume(shapes(state_at(0)))
+    assert int(state.step) == 1
+    assert (tmp_path / name).is_dir()
+    assert steps_in(tmp_path) == [1]
+    shutil.rmtree(tmp_path / "1")
+
+
+def test_where_no_checkpoint_is_whole_all_stay_where_they_are(tmp_path):
+  two_steps(tmp_path)
+  with (
+    pytest.raises(UserError, match="2 is damaged or of another network"),
+    Checkpoints(tmp_path) as checkpoints,
+  ):
+    checkpoints.resume(shapes(state_at(0, size=24)))
+  assert steps_in(tmp_path) == [1, 2]
+
+
+def test_a_reader_sets_nothing_aside(tmp_path):
+  two_steps(tmp_path)
+  shutil.rmtree(tmp_path / "2" / "state")
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    assert int(checkpoints.resume(shapes(state_at(0)))[0].step) == 1
+  assert steps_in(tmp_path) == [1, 2]
 
 
 def test_a_reader_leaves_an_unfinished_save_alone(tmp_path):

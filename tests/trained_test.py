@@ -1,5 +1,6 @@
 """What starts from a workdir alone: the right checkpoint, on any devices, without touching the folder."""
 
+import dataclasses
 import shutil
 import types
 
@@ -13,6 +14,7 @@ from dlcourse import watermark
 from dlcourse.checkpoint import Gone, Progress
 from dlcourse.data.recipe import Spec
 from dlcourse.errors import UserError
+from dlcourse.evaluators.representation import Disentanglement, LinearProbe
 from dlcourse.evaluators.samples import Request
 from dlcourse.experiment import Options, load
 from dlcourse.report.layers import task_summary
@@ -65,8 +67,19 @@ def test_a_lost_best_checkpoint_names_the_way_out(run):
 def test_a_damaged_last_checkpoint_does_not_hide_the_best(run):
   shutil.rmtree(run / "checkpoints" / "6" / "state")
   assert int(open_trained(run, devices=1).state.step) == 2
-  with pytest.raises(UserError, match="damaged"):
-    open_trained(run, "last", devices=1)
+  assert int(open_trained(run, "last", devices=1).state.step) == 4
+
+
+def test_what_an_evaluator_refuses_is_said_when_the_rest_is_written(run):
+  trained = open_trained(run, devices=1)
+  evaluators = (LinearProbe(per_class=1), Disentanglement())
+  experiment = dataclasses.replace(trained.experiment, evaluators=evaluators)
+  with pytest.raises(UserError, match=r"report is written, but without Disentanglement: .* known factors"):
+    report(trained._replace(experiment=experiment))
+  result = read_json(run / "result.json")
+  assert "probe_accuracy" in result["test"]
+  assert len(result["refused"]) == 1
+  assert (run / "report" / "learning_curves.png").exists()
 
 
 def test_a_checkpoint_that_vanishes_while_it_is_read_is_looked_for_again(run, monkeypatch):
