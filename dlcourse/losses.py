@@ -58,28 +58,43 @@ def gaussian_nll(mean: jax.Array, log_scale: jax.Array, targets: jax.Array) -> j
   return _summed(0.5 * jnp.square(errors) + log_scale + 0.5 * LOG_2_PI)
 
 
-def logistic_nll(mean: jax.Array, log_scale: jax.Array, targets: jax.Array) -> jax.Array:
-  """-log p(x | z) of pixels of 256 levels, each with the logistic's mass around it, summed over the pixels.
+def logistic_nats(mean: jax.Array, log_scale: jax.Array, targets: jax.Array) -> jax.Array:
+  """-log of the logistic's mass around each of 256 levels.
 
   Salimans et al. (2017), arXiv:1701.05517, section 2.1. With σ the logistic function and a > b the ends of a
   level, σ(a) - σ(b) = σ(a) σ(-b) (1 - exp(b - a)), whose logarithm needs no case for what is far away.
 
   Args:
-    mean: [B, ...] of the decoder, where black is 0 and white 1.
-    log_scale: of the logistic, of a shape that broadcasts to that of the mean.
-    targets: [B, ...], multiples of 1/255 in [0, 1]; 0 has all the mass below it too, and 1 all above.
+    mean: where black is 0 and white 1.
+    log_scale: of the logistic.
+    targets: multiples of 1/255 in [0, 1]; 0 has all the mass below it too, and 1 all above. The three shapes
+      broadcast.
 
   Returns:
-    [B] nats.
+    nats, of each target.
   """
-  chex.assert_equal_shape((mean, targets))
   sharpness = jnp.exp(-log_scale)
   upper = sharpness * (targets - mean + 0.5 / 255)
   lower = sharpness * (targets - mean - 0.5 / 255)
   within = jnp.log(-jnp.expm1(-sharpness / 255))
   below, above = targets < 0.5 / 255, targets > 1 - 0.5 / 255
   nats = jnp.where(above, 0.0, _softplus(-upper)) + jnp.where(below, 0.0, _softplus(lower))
-  return _summed(nats - jnp.where(below | above, 0.0, within))
+  return nats - jnp.where(below | above, 0.0, within)
+
+
+def logistic_nll(mean: jax.Array, log_scale: jax.Array, targets: jax.Array) -> jax.Array:
+  """-log p(x | z) of pixels of 256 levels, each with the mass of `logistic_nats`, summed over the pixels.
+
+  Args:
+    mean: [B, ...] of the decoder, where black is 0 and white 1.
+    log_scale: of the logistic, of a shape that broadcasts to that of the mean.
+    targets: [B, ...], multiples of 1/255 in [0, 1].
+
+  Returns:
+    [B] nats.
+  """
+  chex.assert_equal_shape((mean, targets))
+  return _summed(logistic_nats(mean, log_scale, targets))
 
 
 def squared_error(made: jax.Array, true: jax.Array) -> jax.Array:
@@ -93,6 +108,34 @@ def squared_error(made: jax.Array, true: jax.Array) -> jax.Array:
   """
   chex.assert_equal_shape((made, true))
   return _summed(jnp.square(made - true))
+
+
+def risen(weight: float, warm_up: float, step: jax.Array, steps: int) -> jax.Array | float:
+  """The weight of a KL term that rises from 0 (Bowman et al., 2016; Sønderby et al., 2016).
+
+  Args:
+    weight: at the end.
+    warm_up: share of the steps over which it rises; 0: none.
+    step: [] now.
+    steps: of the training.
+  """
+  return weight * jnp.minimum(1.0, step / (warm_up * steps)) if warm_up else weight
+
+
+def floored(rates: jax.Array, mask: jax.Array, free: float) -> jax.Array:
+  """A KL term with free bits: of each dimension its mean over the global batch, or `free` if more.
+
+  Args:
+    rates: [B, ..., Z] nats; what is between is summed.
+    mask: [B], 1 = counts.
+    free: λ in nats (Kingma et al., 2016, arXiv:1606.04934, equation 15).
+
+  Returns:
+    [B] nats, the same of each example.
+  """
+  of_maps = rates.sum(axis=tuple(range(1, rates.ndim - 1)))  # [B, Z]
+  mean = global_sum((mask[:, None] * of_maps).sum(axis=0)) / global_sum(mask.sum())
+  return jnp.maximum(mean, free).sum() * jnp.ones_like(mask)
 
 
 class Likelihood(NamedTuple):

@@ -243,7 +243,11 @@ def colour() -> Experiment:
 
 
 def photographs() -> Experiment:
-  """Photographs from their outlines (pix2pix: Isola et al., 2017, arXiv:1611.07004; H4.9.2)."""
+  """Photographs from their outlines (pix2pix: Isola et al., 2017, arXiv:1611.07004; H4.9.2).
+
+  Result: PSNR 12.8 dB and SSIM 0.140 on CIFAR-10, 5.7 and 0.016 by the outlines themselves (1 seed); 19.8 min
+  on a busy 2-core AMD EPYC; `dlcourse train gan.photographs --data.source=npz:FILE`.
+  """
   return _pix2pix("edges", 3_000, "tfds:cifar10", _GREY)
 
 
@@ -283,6 +287,9 @@ def unpaired_colour() -> Experiment:
 
   Without the identity loss brightness is turned over: there and back again, black and white are as good as
   white and black.
+
+  Result: colours, but below the grey image itself: PSNR 21.3 dB and SSIM 0.877, where it has 25.3 and 0.955 (1
+  seed); 12.8 min on a busy 2-core AMD EPYC; `dlcourse train gan.unpaired_colour --data.source=npz:FILE`.
   """
   return _cycle_gan("grey", "tfds:cifar10", identity=5.0, small=_GREY)
 
@@ -482,7 +489,7 @@ def mode_collapse() -> Study:
 
   Result: modes covered and share of samples near one: plain 1.2 of 8; one critic step 8.0 and 95.3 %, gradient
   penalty 8.0 and 91.7 %, Wasserstein with penalty 8.0 and 91.5 %, R1 8.0 and 88.4 %; others in the README;
-  about 30 min on one core of a busy 2-core AMD EPYC; `dlcourse study gan.mode_collapse`.
+  49 min on one core of a busy 2-core AMD EPYC; `dlcourse study gan.mode_collapse`.
   """
   return Study(
     runs=tuple(

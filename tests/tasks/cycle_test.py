@@ -218,7 +218,7 @@ def test_networks_of_pix2pix_translate_between_grey_and_colour():
   [
     ({"cycle": -1.0}, r"--task\.cycle=-1\.0 is too small"),
     ({"identity": -1.0}, r"--task\.identity=-1\.0 is too small"),
-    ({"ema_decay": 1.1}, r"--task\.ema_decay=1\.1 has to be between 0 and 1"),
+    ({"ema_decay": 1.1}, r"--task\.ema_decay=1\.1 has to be at least 0 and below 1"),
     (
       {"loss": "wasserstein"},
       r"needs a critic whose slope is bounded: set --task\.discriminator\.norm=spectral",
