@@ -40,6 +40,7 @@ flags.DEFINE_integer("length", 500, "Symbols of a sampled text.", 1, 1_000_000)
 flags.DEFINE_float("temperature", 1.0, "Below 1 prefers likely symbols or images; 0 takes the likeliest.", 0.0)
 flags.DEFINE_string("condition", None, "The class of a conditional model's samples; default: each in turn.")
 flags.DEFINE_bool("watermark", False, "Embed an invisible mark in sampled images; see dlcourse.watermark.")
+flags.DEFINE_bool("threshold", False, "Compress grey images as black and white ones: so they come back.")
 flags.DEFINE_bool("summary", False, "Layers with their costs: of every experiment, or of the one named.")
 flags.DEFINE_enum("format", None, ["h5", "safetensors"], "Kind of file; default: as --output ends, else h5.")
 flags.DEFINE_string("output", None, "File that is written; default: model.h5 (or .safetensors) in the workdir.")
@@ -155,12 +156,12 @@ def predict(rest: list[str]) -> None:
 
 
 def compress(rest: list[str]) -> None:
-  """Compresses small images without loss, by a trained VAE: a folder, an image, an .npz or an IDX file."""
+  """Compresses small images by a VAE, or with loss by a VQ-VAE and its prior: a folder, image, .npz or IDX."""
   from dlcourse import console
   from dlcourse.codec import compress as run
 
   source, file = _two_paths("compress", rest)
-  console.show_values(run(_trained(), source, file)._asdict(), title=str(file))
+  console.show_values(run(_trained(), source, file, FLAGS.threshold), title=str(file))
 
 
 def decompress(rest: list[str]) -> None:
@@ -238,7 +239,7 @@ VERBS = {
   ),
   "export": Verb(export, (*WORKDIR, "format", "output")),
   "predict": Verb(predict, ("model", "checkpoint", "recipe"), many="IMAGE…"),
-  "compress": Verb(compress, ("workdir", "checkpoint"), many="IN OUT"),
+  "compress": Verb(compress, ("workdir", "checkpoint", "threshold"), many="IN OUT"),
   "decompress": Verb(decompress, ("workdir", "checkpoint"), many="IN OUT"),
   "stream": Verb(stream, WORKDIR),
   "study": Verb(study, ("study", *RUN), fields=True),

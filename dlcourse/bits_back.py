@@ -17,14 +17,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from constriction import stream
 
 from dlcourse.data.recipe import Spec
 from dlcourse.errors import UserError
+from dlcourse.image_code import OTHER_BITS, Encoded, ImageCode, Watch, as_batch, finite, on_one_device
 from dlcourse.task import Task, TrainState
 
+KIND = b"dlbb"
 STEPS = 32  # of the grid of latents in a standard deviation of the prior
 REACH = 8  # standard deviations of the prior, to both sides
 # Deviations of a posterior, to both sides of its mean. The coder gives every symbol some probability: over the
@@ -95,25 +96,41 @@ def networks_of(task: Task, state: TrainState, spec: Spec) -> Networks:
       "only a VAE with one group of independent latents, no classes, and pixels that are levels compresses "
       "images: --task.likelihood=logistic, or bernoulli with --task.binarise, like vae.logistic and vae.conv"
     )
-  kept = jax.device_get(state.replace(opt_state={}, carry={}))
-  state = jax.device_put(kept, jax.devices()[0])
-  posterior = jax.jit(lambda state, image: coding.posterior(state, _batch(image[None])))
+  state = on_one_device(state)
+  posterior = jax.jit(lambda state, image: coding.posterior(state, as_batch(image[None])))
   masses = jax.jit(lambda state, z: coding.masses(state, z[None]).reshape(-1, coding.levels))
 
   def seen(images):
-    return (np.asarray(coding.symbols(_batch(images))) * (255 // (coding.levels - 1))).astype(np.uint8)
+    return (np.asarray(coding.symbols(as_batch(images))) * (255 // (coding.levels - 1))).astype(np.uint8)
 
   def posterior_of(image):
-    mean, deviation = (_finite(x)[0].astype(np.float64) for x in posterior(state, image))
+    mean, deviation = (finite(x)[0].astype(np.float64) for x in posterior(state, image))
     return mean, deviation
 
   def masses_of(z):
-    return _finite(masses(state, z.astype(np.float32)))
+    return finite(masses(state, z.astype(np.float32)))
 
   return Networks(spec.image_shape, coding.levels, task.latents.dim, seen, posterior_of, masses_of)
 
 
-def encode(networks: Networks, images: np.ndarray) -> Coded:
+def image_code(networks: Networks) -> ImageCode:
+  """Images as they are, or black and white where the task makes them so."""
+
+  def encode_images(images: np.ndarray, watch: Watch) -> Encoded:
+    coded = encode(networks, images, watch)
+    rates = {"net_bits_per_dim": coded.net_bits / images.size, "initial_bits": coded.initial_bits}
+    return Encoded(coded.words, {"untouched": coded.untouched}, rates)
+
+  def decode_images(words: np.ndarray, numbers: dict[str, int], count: int, watch: Watch) -> np.ndarray:
+    untouched = numbers["untouched"]
+    if untouched > most_initial_words(count, networks.latents):
+      raise UserError(f"the file says that {untouched:,} words were left over, which are too many")
+    return decode(networks, words, untouched, count, watch)
+
+  return ImageCode(KIND, networks.shape, networks.seen, encode_images, decode_images)
+
+
+def encode(networks: Networks, images: np.ndarray, watch: Watch = iter) -> Coded:
   """Codes images one after the other onto one stack.
 
   The initial bits are a constant, so that what of them is left untouched need not be stored.
@@ -121,6 +138,7 @@ def encode(networks: Networks, images: np.ndarray) -> Coded:
   Args:
     networks: of the VAE.
     images: uint8 [N, H, W, C], as `networks.seen` gives them.
+    watch: what the turns pass through.
 
   Raises:
     UserError: the networks give what is not finite.
@@ -128,7 +146,8 @@ def encode(networks: Networks, images: np.ndarray) -> Coded:
   initial = initial_words(most_initial_words(len(images), networks.latents))
   stack = stream.stack.AnsCoder(initial)
   start = stack.num_valid_bits()
-  for index, image in enumerate(images):
+  for index in watch(range(len(images))):
+    image = images[index]
     _stir(stack, index, networks.latents)
     codes = np.array([stack.decode(model) for model in posteriors(*networks.posterior(image))], np.int32)
     stack.encode_reverse(_symbols(networks, image), PIXELS, networks.masses(codes / STEPS))
@@ -140,7 +159,9 @@ def encode(networks: Networks, images: np.ndarray) -> Coded:
   return Coded(words[untouched:], untouched, stack.num_valid_bits() - start)
 
 
-def decode(networks: Networks, words: np.ndarray, untouched: int, count: int) -> np.ndarray:
+def decode(
+  networks: Networks, words: np.ndarray, untouched: int, count: int, watch: Watch = iter
+) -> np.ndarray:
   """The images of a stack, the last one first.
 
   Args:
@@ -148,6 +169,7 @@ def decode(networks: Networks, words: np.ndarray, untouched: int, count: int) ->
     words: see `Coded`.
     untouched: likewise.
     count: N.
+    watch: what the turns pass through.
 
   Returns:
     uint8 [N, H, W, C].
@@ -158,7 +180,7 @@ def decode(networks: Networks, words: np.ndarray, untouched: int, count: int) ->
   images = np.zeros((count, *networks.shape), np.uint8)
   stack = stream.stack.AnsCoder(np.concatenate([initial_words(untouched), words]))
   try:
-    for index in reversed(range(count)):
+    for index in watch(range(count - 1, -1, -1)):
       images[index] = _popped(networks, stack)
       _stir(stack, index, networks.latents)
     left = stack.get_compressed()
@@ -166,10 +188,7 @@ def decode(networks: Networks, words: np.ndarray, untouched: int, count: int) ->
   except KeyError:  # a latent that no posterior of this image would have given
     restored = False
   if not restored:
-    raise UserError(
-      "the networks do not compute the same here as where the images were compressed, so that these cannot be "
-      "had; decompress on the same kind of machine, with the same XLA_FLAGS"
-    )
+    raise UserError(OTHER_BITS)
   return images
 
 
@@ -219,16 +238,5 @@ def initial_words(count: int) -> np.ndarray:
   return np.frombuffer(hashlib.shake_256(b"bits back").digest(4 * count), "<u4").astype(np.uint32)
 
 
-def _batch(images):
-  return {"image": images, "mask": jnp.ones(len(images))}
-
-
 def _symbols(networks: Networks, image: np.ndarray) -> np.ndarray:
   return (image.reshape(-1) // (255 // (networks.levels - 1))).astype(np.int32)
-
-
-def _finite(x: jax.Array) -> np.ndarray:
-  x = np.asarray(x)
-  if not np.isfinite(x).all():
-    raise UserError("the model gives NaN or infinity: training has diverged, or the checkpoint is damaged")
-  return x

@@ -1,108 +1,81 @@
 """Images as one compressed file, and back: what `dlcourse compress` and `decompress` do (H5.4.1).
 
-The file, all numbers little-endian: 4 bytes that say what it is; version, uint8; SHA-256 of all that follows;
-SHA-256 of the model; the length of the facts, uint32; the facts, JSON; the words of the code, uint32 each. See
-`dlcourse.bits_back` for the code.
+A VAE codes them without loss (`dlcourse.bits_back`), a VQ-VAE with a prior codes what it makes of them
+(`dlcourse.symbol_code`); `dlcourse.compressed_file` says what the file looks like.
 """
 
-import hashlib
-import importlib.metadata
-import json
 import os
-import struct
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
-from dlcourse import bits_back, platform
-from dlcourse.bits_back import Coded, Networks
-from dlcourse.data.image_files import read_idx, read_image
+from dlcourse import bits_back, symbol_code
+from dlcourse.compressed_file import (
+  Compressed,
+  check_same,
+  digest_of_model,
+  packed,
+  read_compressed,
+  surroundings,
+)
+from dlcourse.data.image_files import left_out, read_idx, read_image
 from dlcourse.data.image_sources import IMAGE_SUFFIXES
-from dlcourse.data.npz_source import MAX_BYTES, read_arrays
-from dlcourse.errors import UserError, described
+from dlcourse.data.npz_source import read_arrays
+from dlcourse.errors import UserError
+from dlcourse.image_code import ImageCode
 from dlcourse.trained import Trained
 from dlcourse.whole_file import whole_file
 
-MAGIC, VERSION = b"dlbb", 1
-PACKAGES = ("dlcourse", "jax", "jaxlib", "constriction")
-_HEAD = struct.Struct("<4sB32s")
-_MODEL = struct.Struct("<32sI")
 
-
-class Compressed(NamedTuple):
-  """What a file of compressed images says.
-
-  Attributes:
-    model: SHA-256 of the model.
-    experiment: the name of its experiment.
-    surroundings: what else the bits of floating point hang on, see `surroundings`.
-    shape: (N, H, W, C).
-    untouched: see `Coded`.
-    words: likewise.
-  """
-
-  model: bytes
-  experiment: str
-  surroundings: dict[str, str]
-  shape: tuple[int, int, int, int]
-  untouched: int
-  words: np.ndarray
-
-
-class Rates(NamedTuple):
-  """What compressing has given.
-
-  Attributes:
-    images: N.
-    changed: pixels that had to become black or white first, for a model of such images.
-    file_bytes: size of the file.
-    bits_per_dim: of the file, for each pixel and channel.
-    net_bits_per_dim: the same without header and initial bits, which do not grow with the images.
-    initial_bits: that the first image took and no other had given.
-  """
-
-  images: int
-  changed: int
-  file_bytes: int
-  bits_per_dim: float
-  net_bits_per_dim: float
-  initial_bits: int
-
-
-def compress(trained: Trained, source: Path, file: Path) -> Rates:
-  """Compresses images without loss.
+def compress(trained: Trained, source: Path, file: Path, threshold: bool = False) -> dict[str, float]:
+  """Compresses images: without loss by a VAE, as symbols by a VQ-VAE with a prior.
 
   Args:
-    trained: a VAE that `bits_back.networks_of` takes.
+    trained: a model that `bits_back.networks_of` or `symbol_code.networks_of` takes.
     source: see `read_images`.
     file: that is written; must not be there yet.
+    threshold: make pixels black or white first, for a model of such images.
+
+  Returns:
+    images: N; file_bytes; bits_per_dim, of the file, for each pixel and channel; net_bits_per_dim, the same
+    without header and initial bits, which do not grow with the images. Without loss: initial_bits, that the
+    first image took and no other had given. With loss: psnr in dB, of all pixels that will come back.
 
   Raises:
-    UserError: the model cannot code images, these are not of its shape, or the file cannot be written.
+    UserError: the model cannot code images, these are not of its shape or are grey where it codes black and
+      white ones, or the file cannot be written.
   """
   _check_new(file)
-  networks = _networks(trained)
-  images = read_images(source, networks.shape)
-  seen = networks.seen(images)
-  coded = bits_back.encode(networks, seen)
-  with whole_file(file) as temporary:
-    temporary.write_bytes(_packed(trained, seen.shape, coded))
-  size = file.stat().st_size
-  return Rates(
-    images=len(images),
-    changed=int((seen != images).sum()),
-    file_bytes=size,
-    bits_per_dim=8 * size / images.size,
-    net_bits_per_dim=coded.net_bits / images.size,
-    initial_bits=coded.initial_bits,
+  code = _code_of(trained)
+  images = read_images(source, code.shape)
+  seen = code.seen(images)
+  if not threshold and (changed := int((seen != images).sum())):
+    raise UserError(
+      f"{changed:,} of {images.size:,} pixels are neither black nor white, and this model codes no others; "
+      "--threshold makes them so first, and so they come back (a model like vae.logistic codes grey ones)"
+    )
+  coded = code.encode(seen, _shown)
+  content = Compressed(
+    code.kind,
+    digest_of_model(trained),
+    trained.record["experiment"],
+    surroundings(),
+    images.shape,
+    coded.numbers,
+    coded.words,
   )
+  with whole_file(file) as temporary:
+    temporary.write_bytes(packed(content))
+  size = file.stat().st_size
+  return {"images": len(images), "file_bytes": size, "bits_per_dim": 8 * size / images.size, **coded.rates}
 
 
 def decompress(trained: Trained, file: Path, target: Path) -> int:
-  """Restores the images of a compressed file.
+  """Restores the images of a compressed file, or what a code with loss has left of them.
 
   Args:
     trained: what they were compressed with.
@@ -118,9 +91,8 @@ def decompress(trained: Trained, file: Path, target: Path) -> int:
   """
   _check_new(target)
   compressed = read_compressed(file)
-  networks = _networks(trained)
-  _check_same(file, compressed, trained, networks)
-  images = bits_back.decode(networks, compressed.words, compressed.untouched, compressed.shape[0])
+  check_same(file, compressed, trained)
+  images = _code_of(trained).decode(compressed.words, compressed.numbers, compressed.shape[0], _shown)
   if target.suffix == ".npz":
     with whole_file(target) as temporary, temporary.open("wb") as opened:
       np.savez_compressed(opened, images=images)
@@ -147,7 +119,7 @@ def read_images(source: Path, shape: tuple[int, int, int]) -> np.ndarray:
   """
   if source.is_dir():
     files = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    images = [_fitting(str(path), read_image(path)[None], shape) for path in files]
+    images = [_fitting(str(path), _image(path)[None], shape) for path in files]
     if not images:
       raise UserError(f"{source} holds no images: png, jpg, bmp, gif, webp or tif")
     return np.concatenate(images)
@@ -160,108 +132,27 @@ def read_images(source: Path, shape: tuple[int, int, int]) -> np.ndarray:
   elif "idx3-ubyte" in source.name:
     images = read_idx(source, dimensions=3)
   else:
-    images = read_image(source)[None]
+    images = _image(source)[None]
   return _fitting(str(source), images[..., None] if images.ndim == 3 else images, shape)
 
 
-def read_compressed(file: Path) -> Compressed:
-  """Reads and checks a file that `compress` wrote.
-
-  Raises:
-    UserError: it is none, of another version, or damaged.
-  """
-  try:
-    data = file.read_bytes()
-  except OSError as error:
-    raise UserError(f"{file} cannot be read: {error.strerror}") from error
-  if len(data) < _HEAD.size or not data.startswith(MAGIC):
-    raise UserError(f"{file} was not written by `dlcourse compress`")
-  _, version, digest = _HEAD.unpack_from(data)
-  if version != VERSION:
-    raise UserError(f"{file} is of version {version} of this format; this dlcourse reads version {VERSION}")
-  if hashlib.sha256(data[_HEAD.size :]).digest() != digest:
-    raise UserError(f"{file} is damaged: its checksum does not fit; fetch it again")
-  try:
-    return _unpacked(data[_HEAD.size :])
-  except (struct.error, ValueError, TypeError, KeyError, RecursionError) as error:
-    raise UserError(f"{file} says nothing about its images that can be read ({described(error)})") from error
+def _image(path: Path) -> np.ndarray:
+  """uint8 [H, W, 3] of a file in which there is nothing else."""
+  if lost := left_out(path):
+    raise UserError(f"{path} has {lost}, which would not come back; save it as 8-bit grey or RGB first")
+  return read_image(path)
 
 
-def surroundings() -> dict[str, str]:
-  """What the bits of floating point hang on beside the model: device and versions."""
-  device = jax.devices()[0]
-  versions = {package: importlib.metadata.version(package) for package in PACKAGES}
-  return {"device": f"{device.platform}, {platform.device_name(device)}", **versions}
+def _code_of(trained: Trained) -> ImageCode:
+  task = trained.program.task
+  by = symbol_code if task.codes else bits_back
+  return by.image_code(by.networks_of(task, trained.state, trained.data.spec))
 
 
-def digest_of_model(trained: Trained) -> bytes:
-  """SHA-256 of the weights, and of the fields of the task that say what is computed with them."""
-  digest = hashlib.sha256()
-  fields = {path: value for path, value in trained.record["resolved"].items() if path.startswith("task")}
-  digest.update(json.dumps(fields, sort_keys=True).encode())
-  tree = jax.device_get({"params": trained.state.params, "model_state": trained.state.model_state})
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-    digest.update(np.ascontiguousarray(leaf).tobytes())
-  return digest.digest()
-
-
-def _networks(trained: Trained) -> Networks:
-  return bits_back.networks_of(trained.program.task, trained.state, trained.data.spec)
-
-
-def _packed(trained: Trained, shape: tuple[int, ...], coded: Coded) -> bytes:
-  facts = {
-    "experiment": trained.record["experiment"],
-    "surroundings": surroundings(),
-    "shape": shape,
-    "untouched": coded.untouched,
-  }
-  text = json.dumps(facts, separators=(",", ":")).encode()
-  body = _MODEL.pack(digest_of_model(trained), len(text)) + text + coded.words.astype("<u4").tobytes()
-  return _HEAD.pack(MAGIC, VERSION, hashlib.sha256(body).digest()) + body
-
-
-def _unpacked(body: bytes) -> Compressed:
-  """Anybody can write a file with a right checksum, so that each field is looked at."""
-  model, length = _MODEL.unpack_from(body)
-  text, words = body[_MODEL.size :][:length], body[_MODEL.size + length :]
-  facts: dict[str, Any] = json.loads(text)
-  compressed = Compressed(
-    model=model,
-    experiment=str(facts["experiment"]),
-    surroundings={str(name): str(value) for name, value in dict(facts["surroundings"]).items()},
-    shape=tuple(facts["shape"]),
-    untouched=facts["untouched"],
-    words=np.frombuffer(words, "<u4").astype(np.uint32),
-  )
-  numbers = (*compressed.shape, compressed.untouched)
-  if len(numbers) != 5 or not all(type(number) is int and number >= 0 for number in numbers):
-    raise ValueError("'shape' or 'untouched' is not made of whole numbers")
-  if not 0 < np.prod(compressed.shape, dtype=object) <= MAX_BYTES:
-    raise ValueError(f"images of more than {MAX_BYTES:,} bytes, or none")
-  if not len(compressed.words) or not compressed.words[-1]:
-    raise ValueError("a code without an end")
-  return compressed
-
-
-def _check_same(file: Path, compressed: Compressed, trained: Trained, networks: Networks) -> None:
-  if compressed.model != digest_of_model(trained):
-    raise UserError(
-      f"{file} was compressed with another model than that of {trained.path}: one of {compressed.experiment}; "
-      "name its --workdir, and its --checkpoint if that was not the default"
-    )
-  here = surroundings()
-  for name, theirs in compressed.surroundings.items():
-    if here.get(name) != theirs:
-      raise UserError(
-        f"{file} was compressed with {name} {theirs!r}, and here is {here.get(name)!r}, where a network may "
-        "compute other bits, by which nothing is decompressed; use the former"
-      )
-  if compressed.shape[1:] != networks.shape:
-    raise UserError(f"{file} says that its images are {compressed.shape[1:]}, its model has {networks.shape}")
-  if compressed.untouched > bits_back.most_initial_words(compressed.shape[0], networks.latents):
-    raise UserError(f"{file} says that {compressed.untouched:,} words were left over, which are too many")
+def _shown(turns: Sequence[int]) -> Iterable[int]:
+  """The same, with a bar where somebody sees it."""
+  console = Console(stderr=True)
+  return track(turns, "images", console=console, transient=True, disable=not console.is_terminal)
 
 
 def _fitting(name: str, images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:

@@ -69,7 +69,7 @@ class Coding(NamedTuple):
 
 
 class Latents(NamedTuple):
-  """Between latents and images: of a GAN from latents alone, of an autoencoder both ways.
+  """Between latents and images, or texts: of a GAN from latents alone, of an autoencoder both ways.
 
   Where the task is `conditional`, batches have their "label" and `images` takes one [N] as its last argument.
 
@@ -82,15 +82,17 @@ class Latents(NamedTuple):
       exponential over keys is p(x).
     rates: (state, key, batch) -> [N, Z] nats, KL(q(z | x) || p(z)) of each dimension.
     coding: of a VAE by which images can be compressed without loss.
+    texts: (state, z [N, Z]) -> tokens [N, T], of an autoencoder of text, in place of images.
   """
 
   dim: int
-  images: Callable
+  images: Callable | None = None
   features: Callable | None = None
   encode: Callable | None = None
   log_weight: Callable | None = None
   rates: Callable | None = None
   coding: Coding | None = None
+  texts: Callable | None = None
 
 
 class Codes(NamedTuple):

@@ -255,6 +255,47 @@ def test_images_are_compressed_and_another_process_restores_them(dlcourse, tmp_p
     np.testing.assert_array_equal(arrays["images"], images)
 
 
+WITH_SYMBOLS = '''
+"""One's own."""
+
+from dlcourse.data.images import Images
+from dlcourse.experiment import Experiment
+from dlcourse.models.sequence import LanguageModel
+from dlcourse.models.transformer import Layer, Transformer
+from dlcourse.models.vq_vae import VQVAE
+from dlcourse.optim import Adam
+from dlcourse.tasks.code_prior import CodePrior
+
+
+def prior() -> Experiment:
+  """A tiny prior of symbols that mean nothing."""
+  body = Transformer(Layer(8, 2), 1, causal=True, positions="learned")
+  return Experiment(
+    data=Images("digits", size=8, batch_size=64),
+    task=CodePrior(VQVAE(num_codes=5, code_dim=2, width=4), LanguageModel(body, 8), Adam(), conditional=True),
+    steps=2)
+'''
+
+
+def test_images_are_compressed_as_symbols_and_another_process_restores_the_same(dlcourse, tmp_path):
+  (tmp_path / "mine.py").write_text(WITH_SYMBOLS)
+  images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1)).astype(np.uint8)
+  np.savez(tmp_path / "in.npz", images=images)
+  assert dlcourse("train", "./mine.py:prior", "--devices=1")[0] == 0
+  workdir = "--workdir=runs/mine.prior"
+  code, out, err = dlcourse("compress", "in.npz", "out.dlvq", workdir)
+  assert code == 0, err
+  assert f"{(tmp_path / 'out.dlvq').stat().st_size} " in out
+  assert "psnr" in out
+  assert dlcourse("decompress", "out.dlvq", "here.npz", workdir)[0] == 0
+  command = [sys.executable, "-m", "dlcourse", "decompress", "out.dlvq", "there.npz", workdir]
+  done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+  assert done.returncode == 0, done.stderr
+  with np.load(tmp_path / "here.npz") as here, np.load(tmp_path / "there.npz") as there:
+    assert here["images"].shape == images.shape
+    np.testing.assert_array_equal(here["images"], there["images"])
+
+
 @pytest.mark.parametrize(
   ("args", "code"), [(["trian"], 2), (["--help"], 0), (["evaluate", "--workdir=gone"], 2)]
 )

@@ -21,6 +21,8 @@ def request_shapes(spec, conditional, count=3):
   if not spec.vocabulary:
     index = jax.ShapeDtypeStruct((count,), jnp.int32)
     asked = {"index": index, "temperature": jax.ShapeDtypeStruct((count,), jnp.float32)}
+    if "source" in spec.batch:
+      asked["source"] = jax.ShapeDtypeStruct((count, *spec.batch["source"].shape[1:]), jnp.float32)
     return asked | ({"label": index} if conditional else {})
   text, temperature = jax.ShapeDtypeStruct((count, 20), jnp.int32), jax.ShapeDtypeStruct((count,), jnp.float32)
   if "inputs" in spec.batch:

@@ -44,7 +44,7 @@ def token_data(
     spec=Spec(shapes, classes, vocabulary=tokenizer.vocabulary, tokenizer=tokenizer),
     batch=bucketed(splits["train"], times, batch_size, limits),
     eval_batches=eval_batches,
-    sizes={name: len(part["lengths"]) for name, part in splits.items()},
+    sizes={name: len(part[next(iter(times.values()))]) for name, part in splits.items()},
     digest=digest_of(part[name] for part in splits.values() for name in sorted(part)),
     description=description,
   )

@@ -18,12 +18,13 @@ import numpy as np
 
 from dlcourse.errors import UserError
 
-Kind = Literal["chars", "words", "spaced", "bpe", "unigram"]
+Kind = Literal["chars", "words", "spaced", "smiles", "bpe", "unigram"]
 
 PAD, UNK, BOS, EOS = range(4)
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
 SHAPES = ("<word>", "<Word>", "<WORD>", "<number>")  # what is known of an unknown word by its looks
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+_ATOM = re.compile(r"\[[^]\s]*]|Br|Cl|%\d\d|\S")  # or a bond, branch or ring of a molecule, in SMILES
 _BYTES = 256  # parts of words of which any symbol can be made
 LONGEST_TEXT = 1 << 20  # bytes of a text that parts of words are learnt from
 
@@ -32,12 +33,12 @@ LONGEST_TEXT = 1 << 20  # bytes of a text that parts of words are learnt from
 class Tokenizer:
   """A vocabulary and how text is cut into its tokens.
 
-  Parts of words, and `chars` where every symbol is known, give back the text they were given; `words` come back
-  in lower case and set apart by blanks.
+  Parts of words, and `chars` and `smiles` where every symbol is known, give back the text they were given;
+  `words` come back in lower case and set apart by blanks.
 
   Attributes:
     kind: chars; words (lower-case, punctuation apart); spaced (set apart by blanks, an unknown one told by its
-      looks); bpe, unigram (parts of words).
+      looks); smiles (atoms and what else a molecule is written with); bpe, unigram (parts of words).
     vocabulary: the tokens behind the numbers.
     model: of SentencePiece, for bpe and unigram.
   """
@@ -59,7 +60,7 @@ class Tokenizer:
     tokens = [int(token) for token in tokens if token not in (PAD, BOS, EOS)]
     if self.model:
       return self._sentencepiece.decode(tokens)
-    return ("" if self.kind == "chars" else " ").join(self.vocabulary[token] for token in tokens)
+    return ("" if self.kind in ("chars", "smiles") else " ").join(self.vocabulary[token] for token in tokens)
 
   def to_json(self) -> str:
     """All of it as text; `from_json` reads it."""
@@ -122,6 +123,8 @@ def _cut(kind: Kind, text: str) -> Sequence[str]:
       return text
     case "words":
       return _WORD.findall(text.lower())
+    case "smiles":
+      return _ATOM.findall(text)
   return text.split()
 
 

@@ -34,14 +34,11 @@ COLUMNS = 8  # of the figure
 
 
 @dataclasses.dataclass(frozen=True)
-class Anomalies(Evaluator):
-  """AnoGAN (Schlegl et al., 2017, arXiv:1703.05921): how far a test image is from all that the generator makes.
+class Search(Evaluator):
+  """What evaluators share that look for the latents of images, see `nearest_latents`."""
 
-  The anomalies are the test images of a class that was never trained on; see `left_out` of `Images`.
-  """
-
-  images: int = 300
-  """How many test images are looked at, as many of each class as can be."""
+  images: int = 200
+  """How many test images are looked at."""
   steps: int = 200
   """Steps of Adam for the latent of an image."""
   starts: int = 2
@@ -51,6 +48,17 @@ class Anomalies(Evaluator):
     """Refuses a search that finds nothing."""
     least = {"images": self.images, "steps": self.steps, "starts": self.starts}
     check_at_least(1, {f"evaluators….{name}": value for name, value in least.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Anomalies(Search):
+  """AnoGAN (Schlegl et al., 2017, arXiv:1703.05921): how far a test image is from all that the generator makes.
+
+  The anomalies are the test images of a class that was never trained on; see `left_out` of `Images`.
+  """
+
+  images: int = 300
+  """How many test images are looked at, as many of each class as can be."""
 
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
     """Areas under the ROC of anomalies against the others, each with its bootstrap interval of 95 %.
@@ -71,7 +79,8 @@ class Anomalies(Evaluator):
     if anomalous.all() or not anomalous.any():
       raise UserError("Anomalies needs a class that is left out of training, as by --data.left_out=NAME")
 
-    made, losses = self._searched(latents, state, data.spec.scale(images / np.float32(255)), key)
+    scaled = data.spec.scale(images / np.float32(255))
+    made, losses = search(latents, state, scaled, key, self.starts, self.steps)
     made = eight_bit(data.spec.unscale(made))
     known = some_images(data, "train", LOOKED_THROUGH)
     distances, _ = nearest_neighbours(images.reshape(len(images), -1), known.reshape(len(known), -1))
@@ -87,23 +96,38 @@ class Anomalies(Evaluator):
       figures={"anomalies": _figure(images, made, losses, anomalous, [data.spec.classes[i] for i in labels])},
     )
 
-  def _searched(self, latents: Latents, state, images: np.ndarray, key: jax.Array):
-    """The nearest images that are made, and their losses [N], in calls of one size: one compilation serves."""
 
-    @jax.jit
-    def search(state, images, key):
-      start = jax.random.normal(key, (self.starts, len(images), latents.dim))
-      z, loss = nearest_latents(latents, state, images, start, self.steps)
-      return latents.images(state, z), loss
+def search(
+  latents: Latents, state, images: np.ndarray, key: jax.Array, starts: int, steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """What `nearest_latents` finds from random starts, in calls of one size: one compilation serves.
 
-    made, losses = [], []
-    for index, first in enumerate(range(0, len(images), CHUNK)):
-      part = images[first : first + CHUNK]
-      padded = np.concatenate([part, np.zeros((CHUNK - len(part), *part.shape[1:]), part.dtype)])
-      found = jax.device_get(search(state, padded, jax.random.fold_in(key, index)))
-      made.append(found[0][: len(part)])
-      losses.append(found[1][: len(part)])
-    return np.concatenate(made), np.concatenate(losses)
+  Args:
+    latents: of the task.
+    state: a TrainState.
+    images: in model space [N, H, W, C].
+    key: of the starts.
+    starts: S.
+    steps: of each search.
+
+  Returns:
+    (the nearest images in model space [N, H, W, C], their losses [N]).
+  """
+
+  @jax.jit
+  def found(state, images, key):
+    start = jax.random.normal(key, (starts, len(images), latents.dim))
+    z, loss = nearest_latents(latents, state, images, start, steps)
+    return latents.images(state, z), loss
+
+  made, losses = [], []
+  for index, first in enumerate(range(0, len(images), CHUNK)):
+    part = images[first : first + CHUNK]
+    padded = np.concatenate([part, np.zeros((CHUNK - len(part), *part.shape[1:]), part.dtype)])
+    nearest, loss = jax.device_get(found(state, padded, jax.random.fold_in(key, index)))
+    made.append(nearest[: len(part)])
+    losses.append(loss[: len(part)])
+  return np.concatenate(made), np.concatenate(losses)
 
 
 def nearest_latents(

@@ -73,8 +73,8 @@ def common_formats(images: np.ndarray, levels: int) -> dict[str, int]:
   """
   strings = [images.tobytes()] + ([np.packbits(images > 0).tobytes()] if levels == 2 else [])
   sizes = {
-    "png_single": sum(_png_bytes(image, levels) for image in images),
-    "png_mosaic": _png_bytes(mosaic(images), levels),
+    "png_single": sum(png_bytes(image, levels) for image in images),
+    "png_mosaic": png_bytes(mosaic(images), levels),
     "gzip": min(len(gzip.compress(string, 9)) for string in strings),
     "bz2": min(len(bz2.compress(string, 9)) for string in strings),
   }
@@ -90,7 +90,8 @@ def mosaic(images: np.ndarray) -> np.ndarray:
   return grid.swapaxes(1, 2).reshape(count // columns * height, columns * width, channels)
 
 
-def _png_bytes(image: np.ndarray, levels: int) -> int:
+def png_bytes(image: np.ndarray, levels: int) -> int:
+  """Of one image [H, W, C] as a PNG; levels: 2 where pixels are 0 or 255."""
   picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
   if levels == 2 and image.shape[-1] == 1:
     picture = picture.convert("1")

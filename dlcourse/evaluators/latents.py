@@ -43,20 +43,21 @@ class Coded(NamedTuple):
     return self.facts.get("label", np.zeros(len(self.codes), np.int32))
 
 
-def with_latents(task, name: str, what: str = "encode") -> Latents:
+def with_latents(task, name: str, *needed: str) -> Latents:
   """The latents of a task.
 
   Args:
     task: a task or its compiled `Program`.
     name: what asks, for the message.
-    what: the field of `Latents` that is needed.
+    *needed: fields of `Latents` that have to be there.
 
   Raises:
     UserError: it has none, or not that of them.
   """
   latents = task_of(task).latents
-  if latents is None or getattr(latents, what) is None:
-    raise UserError(f"{name} needs {_NEEDS[what]}")
+  for what in needed:
+    if latents is None or getattr(latents, what) is None:
+      raise UserError(f"{name} needs {_NEEDS[what]}")
   return latents
 
 
@@ -97,7 +98,7 @@ def coded(task, state, data: Data, split: str, name: str, most: int = MOST) -> C
     name: what asks, for the message.
     most: images, at most.
   """
-  encode = jax.jit(with_latents(task, name).encode)
+  encode = jax.jit(with_latents(task, name, "encode").encode)
 
   def look(state, key, batch):
     del key  # nothing is drawn
@@ -110,7 +111,7 @@ def coded(task, state, data: Data, split: str, name: str, most: int = MOST) -> C
 
 def decoder(task, state, data: Data, name: str, what: str = "encode") -> Callable:
   """(codes [N, Z], labels [N]) -> images [N, H, W, C] in [0, 1]; labels are for conditional models."""
-  latents, spec = with_latents(task, name, what), data.spec
+  latents, spec = with_latents(task, name, what, "images"), data.spec
   decode = jax.jit(lambda state, z, *label: spec.unscale(latents.images(state, z, *label)))
   conditional = task_of(task).conditional
 

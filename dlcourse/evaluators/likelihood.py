@@ -121,7 +121,7 @@ class ActiveLatents(Evaluator):
     active = variance > ACTIVE
     if active.mean() < COLLAPSED:
       logging.warning(
-        "posterior collapse: %d of %d latents say anything of an image; lower --task.beta, or raise "
+        "posterior collapse: %d of %d latents say anything of an example; lower --task.beta, or raise "
         "--task.warm_up or --task.free_bits",
         active.sum(),
         len(active),
@@ -139,6 +139,7 @@ def _figure(rate: np.ndarray, active: np.ndarray) -> "Figure":
   for chosen, colour, label in ((active, "tab:blue", "active"), (~active, GREY, "not active")):
     if chosen.any():
       axes.bar(places[chosen], rate[chosen], width=1.0, color=colour, label=label)
+  axes.xaxis.get_major_locator().set_params(integer=True)
   axes.set(xlabel="latent, by its KL", ylabel="KL in nats")
   axes.legend(frameon=False)
   return figure

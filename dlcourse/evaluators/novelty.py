@@ -48,7 +48,7 @@ class Novelty(Evaluator):
     Raises:
       UserError: the task is no autoencoder, or every class of the test split was trained on, or none.
     """
-    latents = with_latents(task, "Novelty")
+    latents = with_latents(task, "Novelty", "encode")
     kind = "image" if "image" in data.spec.batch else "point"
     labels = {split: unbatched(data.eval_batches(split), ("label",))["label"] for split in ("train", "test")}
     anomalous = ~np.isin(labels["test"], labels["train"])

@@ -31,6 +31,7 @@ class Request(NamedTuple):
     temperature: 1 samples the model's distribution, 0 takes the likeliest symbol; of images, how far from the
       middle of the latents they are drawn.
     condition: the class that a conditional model's samples are of; None: all in turn.
+    source: [samples, h, w, c] in [0, 1], what images are drawn for, where the model is told a source.
   """
 
   samples: int = 16
@@ -38,6 +39,7 @@ class Request(NamedTuple):
   length: int = 500
   temperature: float = 1.0
   condition: str | None = None
+  source: np.ndarray | None = None
 
 
 def draw(task, state, spec: Spec, request: Request, key: jax.Array) -> dict[str, np.ndarray]:
@@ -46,8 +48,8 @@ def draw(task, state, spec: Spec, request: Request, key: jax.Array) -> dict[str,
   A conditional model is asked for the class that is wanted, or for all in turn.
 
   Raises:
-    UserError: a prompt for images, a class that there is not, a symbol the model has never seen, a prompt
-      longer than the text, more than `MOST_SYMBOLS`, a temperature that is none.
+    UserError: a prompt for images, no source where one is needed, a class that there is not, a symbol the model
+      has never seen, a prompt longer than the text, more than `MOST_SYMBOLS`, a temperature that is none.
   """
   if not spec.vocabulary:
     arrays = _picture_request(task.conditional, spec, request)
@@ -65,6 +67,12 @@ def _picture_request(conditional: bool, spec: Spec, request: Request) -> dict[st
   label = _wanted_classes(spec.classes if conditional else (), request)
   temperature = np.full(request.samples, request.temperature, np.float32)
   asked = {"index": np.arange(request.samples), "temperature": temperature}
+  if "source" in spec.batch:
+    if request.source is None:
+      raise UserError(
+        "this model draws images for sources; Plausible and `dlcourse sample` give it test sources"
+      )
+    asked["source"] = spec.scale(request.source)
   return asked | ({} if label is None else {"label": label})
 
 
@@ -149,11 +157,17 @@ def save_samples(
     files = [folder / "points.csv"]
     np.savetxt(files[0], outputs["point"], delimiter=",", header="x,y", comments="", fmt="%.6f")
   else:
-    files = save_image_grid(outputs["image"], folder, made_by)
+    files = save_image_grid(_pictures(outputs["image"]), folder, made_by)
   for old in set(folder.iterdir()) - set(files):
     if _OURS.fullmatch(old.name):
       old.unlink()
   return files
+
+
+def _pictures(images: np.ndarray) -> np.ndarray:
+  """[N, H, W, C] as they are, grey or in colour; frames [N, H, W, T] side by side, [N, H, T W, 1]."""
+  count, height, _, channels = images.shape
+  return images if channels in (1, 3) else np.moveaxis(images, -1, 2).reshape(count, height, -1, 1)
 
 
 @dataclasses.dataclass(frozen=True)

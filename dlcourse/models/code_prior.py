@@ -29,9 +29,12 @@ class CodeLanguageModel(nn.Module):
     if self.is_initializing():  # of which the way to the codes has no part
       self.backbone.decode_codes(grid)
     codes = grid.reshape(len(x), -1)
-    first = jnp.full((len(x), 1), self.backbone.num_codes, jnp.int32)
-    _, logits = self.after((), jnp.concatenate([first, codes[:, :-1]], axis=1), label, train)
-    return logits, codes
+    return self.predicted(codes, label, train), codes
+
+  def predicted(self, codes: jax.Array, label: jax.Array | None = None, train: bool = False) -> jax.Array:
+    """codes [B, T], label [B] -> logits [B, T, K] of each code, by those before it."""
+    first = jnp.full((len(codes), 1), self.backbone.num_codes, jnp.int32)
+    return self.after((), jnp.concatenate([first, codes[:, :-1]], axis=1), label, train)[1]
 
   def after(
     self, carry: Any, tokens: jax.Array, label: jax.Array | None = None, train: bool = False

@@ -400,7 +400,7 @@ class Transformer(nn.Module):
 
   def _check_length(self, steps: int) -> None:
     if steps > self.max_length and (self.positions == "learned" or self.layer.attention == "linformer"):
-      raise UserError(f"{steps} places are more than --task.model.body.max_length={self.max_length}")
+      raise UserError(f"{steps} places are more than --task….body.max_length={self.max_length}")
 
 
 def check_attention(layer: Layer, positions: Positions, causal: bool) -> None:

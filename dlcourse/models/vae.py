@@ -1,13 +1,15 @@
 """Autoencoders and variational autoencoders (Kingma & Welling, 2014; H5.2), and what every one of them offers.
 
-A model of the chapter is a Linen module with these methods; `x` is [B, *image_shape] in [0, 1], `label` [B] the
-class of each image where the model is `conditional`, and outputs are what a `dlcourse.losses.Likelihood` reads:
+A model of the chapter is a Linen module with these methods; `x` is [B, *image_shape] in [0, 1], and outputs are
+what a `dlcourse.losses.Likelihood` reads. `label` is what encoder and decoder are told of each image: by the
+model's `told` its "label" [B], its "source" [B, h, w, c], or, where that is None or missing, nothing:
 
 - `__call__(x, key, label, train) -> Inference`;
 - `encode(x, label) -> [B, Z]`: codes of the means, of all groups after one another;
 - `decode(codes [B, Z], label) -> outputs`;
 - `draw(key, temperature [B], label) -> outputs` of latents from the prior, where it has latents; the
-  temperature is a factor of their deviation.
+  temperature is a factor of their deviation;
+- `expect(source) -> [B, Z]`, where it is told a source: codes of the prior's means.
 
 Further losses [B] are sown into the collection "penalties", under the names that they are reported by; other
 collections that `train=True` changes are kept. Shapes: B batch, D pixels, H hidden, Z latent.
@@ -35,7 +37,7 @@ class Latent(NamedTuple):
   Attributes:
     z: [B, ...], drawn from the posterior.
     posterior: q(z | x), given the groups before.
-    prior: p(z), given the groups before; N(0, I) of the first.
+    prior: p(z), given the groups before, and the source where there is one; else N(0, I) of the first.
   """
 
   z: jax.Array
@@ -90,6 +92,11 @@ class FlatAutoencoder(nn.Module):
     """Refuses a latent without a dimension, and a covariance of only one."""
     check_at_least(2 if self.posterior == "full" else 1, {"task.model.latent_dim": self.latent_dim})
     super().__post_init__()
+
+  @property
+  def told(self) -> str | None:
+    """What entry of a batch encoder and decoder are told."""
+    return "label" if self.conditional else None
 
   def setup(self) -> None:
     """The heads of the posterior; a full covariance starts out diagonal."""

@@ -20,7 +20,6 @@ from dlcourse.models.vae import PENALTIES, Inference
 from dlcourse.parallel import global_sum, replica_axis
 
 CODEBOOK = "codebook"  # the collection of what is kept of the codes
-_HALVINGS = 2
 
 
 def straight_through(x: jax.Array, value: jax.Array) -> jax.Array:
@@ -161,7 +160,7 @@ class Residual(nn.Module):
 
 
 class VQVAE(nn.Module):
-  """Two 4x4 convolutions with stride 2, two residual blocks, the codebook, and the way back (section 4.1)."""
+  """4x4 convolutions with stride 2, two residual blocks, the codebook, and the way back (section 4.1)."""
 
   num_codes: int = 128
   """K, vectors of the codebook."""
@@ -169,6 +168,8 @@ class VQVAE(nn.Module):
   """D, dimensions of each."""
   width: int = 64
   """Filters of every layer (256 in the paper)."""
+  halvings: int = 2
+  """Convolutions with stride 2: the side of the grid is that of the image divided by 2 as often."""
   learning: Literal["average", "loss"] = "average"
   """How the codebook does: as moving averages of the encodings (appendix A.1), or by its loss (equation 3)."""
   decay: float = 0.99
@@ -182,7 +183,8 @@ class VQVAE(nn.Module):
 
   def __post_init__(self) -> None:
     """Refuses layers and codebooks of nothing."""
-    for least, names in ((1, ("code_dim", "width", "revive_after")), (2, ("num_codes",)), (0, ("commitment",))):
+    sizes = ("code_dim", "width", "halvings", "revive_after")
+    for least, names in ((1, sizes), (2, ("num_codes",)), (0, ("commitment",))):
       check_at_least(least, {f"task.model.{name}": getattr(self, name) for name in names})
     check_below_one({"task.model.decay": self.decay})
     super().__post_init__()
@@ -190,15 +192,18 @@ class VQVAE(nn.Module):
   @property
   def side(self) -> int:
     """s."""
-    return self.image_shape[0] // 2**_HALVINGS
+    return self.image_shape[0] // 2**self.halvings
 
   def setup(self) -> None:
     """Layers are shared by all methods."""
     side, _, channels = self.image_shape
-    if side % 2**_HALVINGS:
-      raise UserError(f"this network halves the side twice: --data.size={side} has to be a multiple of 4")
+    if side % 2**self.halvings:
+      raise UserError(
+        f"this network halves the side {self.halvings} times: --data.size={side} has to be a multiple of "
+        f"{2**self.halvings}"
+      )
     conv = functools.partial(Conv, kernel_size=(4, 4), strides=(2, 2), padding="SAME")
-    self.down = [conv(self.width) for _ in range(_HALVINGS)]
+    self.down = [conv(self.width) for _ in range(self.halvings)]
     self.down_blocks = [Residual(self.width) for _ in range(2)]
     self.to_code = Conv(self.code_dim, (1, 1))
     self.codebook = Codebook(
@@ -206,7 +211,8 @@ class VQVAE(nn.Module):
     )
     self.from_code = Conv(self.width, (3, 3), padding="SAME")
     self.up_blocks = [Residual(self.width) for _ in range(2)]
-    self.up = [ConvTranspose(filters, (4, 4), (2, 2)) for filters in (self.width, channels)]
+    filters = (*(self.width,) * (self.halvings - 1), channels)
+    self.up = [ConvTranspose(count, (4, 4), (2, 2)) for count in filters]
 
   def __call__(
     self, x: jax.Array, key: jax.Array, label: jax.Array | None = None, train: bool = False
@@ -236,7 +242,7 @@ class VQVAE(nn.Module):
 
   def _encoded(self, x: jax.Array) -> jax.Array:
     for i, layer in enumerate(self.down):
-      x = layer(nn.relu(x) if i else x)  # [B, S/2, S/2, F]
+      x = layer(nn.relu(x) if i else x)  # [B, S / 2^i, S / 2^i, F]
     for block in self.down_blocks:
       x = block(x)
     return self.to_code(nn.relu(x))  # [B, s, s, D]

@@ -24,6 +24,7 @@ from dlcourse.models.vq_vae import VQVAE
 from dlcourse.optim import Optimizer
 from dlcourse.task import Codes, Network, Task, TaskRecipe, TrainState, complete
 from dlcourse.tasks.decoding import follow, sampled
+from dlcourse.tasks.pixels import binarised
 from dlcourse.tasks.supervised import cross_entropy, supervised
 from dlcourse.tasks.transfer import PartlyFrozen
 
@@ -52,10 +53,11 @@ class CodePrior(TaskRecipe):
     """Cross-entropy per code, in nats, and the bits of all codes per pixel.
 
     Raises:
-      UserError: the data has no images, or no classes to tell.
+      UserError: the data has no images, or their pixels are not in [0, 1], or no classes to tell.
     """
     if not spec.image_shape:
       raise UserError("a prior of the codes of images needs images, and this data has none")
+    spec.check_unit("a VQ-VAE's")
     if self.conditional and not spec.num_classes:
       raise UserError("--task.conditional needs data with classes, and this data has none")
     backbone = complete(self.model, spec)
@@ -66,9 +68,7 @@ class CodePrior(TaskRecipe):
 
     def prepare(key: jax.Array | None, batch: Batch) -> Batch:
       batch = spec.prepare(key, batch)
-      if self.binarise == "none":
-        return batch
-      return {**batch, "image": (batch["image"] > 0.5).astype(batch["image"].dtype)}
+      return {**batch, "image": binarised(batch["image"], self.binarise, key)}
 
     def call(module, carry, batch, train):
       return carry, module(batch["image"], batch["label"] if self.conditional else None, train)

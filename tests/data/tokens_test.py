@@ -13,7 +13,7 @@ TEXTS = (
   + ["Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.", "A cat!  Two blanks, 12 mice."]
   + [f"sentence number {number} of many sentences" for number in range(40)]
 )
-KINDS = ("chars", "words", "spaced", "bpe", "unigram")
+KINDS = ("chars", "words", "spaced", "smiles", "bpe", "unigram")
 SIZE = 400
 
 
@@ -33,6 +33,35 @@ def test_numbers_are_those_of_the_vocabulary_and_the_first_four_are_special(trai
     assert tokens.ndim == 1
     assert tokens.min() > EOS  # the training text holds nothing unknown
     assert tokens.max() < len(tokenizer.vocabulary)
+
+
+def test_an_atom_of_a_molecule_is_one_token_however_it_is_written():
+  text = "C[C@@H](Cl)c1cc(Br)[nH]c1C%12=O"
+  tokens = [
+    "C",
+    "[C@@H]",
+    "(",
+    "Cl",
+    ")",
+    "c",
+    "1",
+    "c",
+    "c",
+    "(",
+    "Br",
+    ")",
+    "[nH]",
+    "c",
+    "1",
+    "C",
+    "%12",
+    "=",
+    "O",
+  ]
+  tokenizer = train_tokenizer("smiles", [text], 50)
+  assert [tokenizer.vocabulary[token] for token in tokenizer.encode(text)] == tokens
+  assert tokenizer.decode(tokenizer.encode(text)) == text
+  assert len(tokenizer.encode(" \n")) == 0
 
 
 @pytest.mark.parametrize("kind", ["chars", "bpe", "unigram"])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlcourse.data.recipe import Spec
+from dlcourse.data.recipe import Scaling, Spec
 from dlcourse.errors import UserError
 from dlcourse.initial import from_network
 from dlcourse.models.sequence import LanguageModel
@@ -156,3 +156,9 @@ def test_data_without_images_or_classes_is_refused():
     recipe.build(Spec(SHAPES, prepare=prepare), 10)
   with pytest.raises(UserError, match="needs images"):
     recipe.build(Spec({"mask": SHAPES["mask"]}), 10)
+
+
+def test_pixels_on_another_scale_are_refused():
+  spec = Spec(SHAPES, prepare=prepare, scaling=Scaling(np.float32(0.5), np.float32(0.5)))
+  with pytest.raises(UserError, match=r"numbers in \[0, 1\]; set --data.scale=unit"):
+    CodePrior(VQ, PRIOR, Adam()).build(spec, 10)

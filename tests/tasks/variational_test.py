@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import chex
@@ -6,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
 from dlcourse import losses
 from dlcourse.data.corruption import Masking
@@ -339,6 +341,93 @@ def test_a_label_reaches_the_encoder_the_decoder_and_the_prior():
   for of in (task.latents.encode, lambda *x: task.predict(x[0], KEY, x[1])["image"]):
     assert np.all(np.any((of(state, BATCH) != of(state, other)).reshape(6, -1), axis=1))
   assert not np.allclose(made, task.latents.images(state, z, other["label"]))
+
+
+A = np.array([[0.5, -1.0], [1.0, 0.3]], np.float32)
+
+
+class ToldExactly(nn.Module):
+  """x = W z + centre + noise with z = A s + noise, s being the source, and its posterior."""
+
+  told = "source"
+
+  def expect(self, source):
+    return source.reshape(-1, 2) @ A.T
+
+  def encode(self, x, source):
+    mean = self.expect(source)
+    gain = W @ np.linalg.inv(SPREAD**2 * np.eye(2) + W.T @ W).astype(np.float32)
+    return mean + (x.reshape(-1, 3) - CENTRE - mean @ W.T) @ gain
+
+  def decode(self, z, source):
+    return (z @ W.T + CENTRE).reshape(-1, 1, 3, 1)
+
+  def draw(self, key, temperature, source):
+    mean = self.expect(source)
+    return self.decode(mean + temperature[:, None] * jax.random.normal(key, mean.shape), source)
+
+  @nn.compact
+  def __call__(self, x, key, source, train=False):
+    self.param("unused", nn.initializers.zeros, ())
+    scale = np.linalg.cholesky(np.linalg.inv(np.eye(2) + W.T @ W / SPREAD**2)).astype(np.float32)
+    mean, prior = self.encode(x, source), self.expect(source)
+    log_var = jnp.broadcast_to(2 * np.log(np.diag(scale)), mean.shape)
+    posterior = Gaussian(mean, log_var, jnp.broadcast_to(np.tril(scale, -1), (len(x), 2, 2)))
+    z = sample(posterior, key)
+    return Inference(self.decode(z, source), (Latent(z, posterior, Gaussian(prior, 0 * prior)),), z)
+
+
+PAIRS = POINTS | {"source": RNG.integers(0, 256, size=(5, 2, 1, 1)).astype(np.uint8)}
+
+
+@pytest.fixture(scope="module")
+def told():
+  def prepare(key, batch):
+    return {**batch, **{name: batch[name].astype(jnp.float32) / 255 for name in ("image", "source")}}
+
+  spec = dataclasses.replace(spec_of(PAIRS), prepare=prepare)
+  task = Autoencode(ToldExactly(), Sgd(), likelihood="gaussian").build(spec, 10)
+  state = task.init(jax.random.key(0), PAIRS)
+  return task, state.replace(params=state.params | {"scale": {"log_scale": jnp.log(jnp.float32(SPREAD))}})
+
+
+def test_weights_of_a_model_that_is_told_a_source_are_the_conditional_likelihood(told):
+  task, state = told
+  x, means = PAIRS["image"].reshape(5, 3) / 255, PAIRS["source"].reshape(5, 2) / 255 @ A.T @ W.T + CENTRE
+  covariance = W @ W.T + SPREAD**2 * np.eye(3)
+  expected = [multivariate_normal(mean, covariance).logpdf(row) for mean, row in zip(means, x, strict=True)]
+  for key in range(3):
+    np.testing.assert_allclose(task.latents.log_weight(state, jax.random.key(key), PAIRS), expected, rtol=1e-4)
+  keys = jax.random.split(KEY, 2_000)
+  elbos = jax.jit(jax.vmap(lambda key: task.eval_step(state, key, PAIRS)["elbo"].total / 5))(keys)
+  assert abs(elbos.mean() - np.mean(expected)) < 4 * elbos.std() / 2_000**0.5
+
+
+def test_what_a_source_lets_expect_and_draws_of_it_do_not_see_the_image(told):
+  task, state = told
+  made = task.predict(state, KEY, PAIRS)
+  expected = PAIRS["source"].reshape(5, 2) / 255 @ A.T @ W.T + CENTRE
+  np.testing.assert_allclose(made["image"].reshape(5, 3), expected, atol=1e-5)
+  other = task.predict(state, KEY, PAIRS | {"image": 255 - PAIRS["image"]})
+  chex.assert_trees_all_equal(made, other)
+  draws = jax.jit(jax.vmap(lambda key: task.predict(state, key, PAIRS)["drawn"]))(jax.random.split(KEY, 4_000))
+  flat = np.asarray(draws).reshape(4_000, 5, 3)
+  np.testing.assert_allclose(flat.mean(axis=0), expected, atol=0.15)  # deviations of up to 2: 4.7 errors
+  np.testing.assert_allclose(np.cov(flat[:, 0].T), W @ W.T, atol=0.35)
+
+
+def test_a_source_is_no_class_and_latents_alone_make_no_image(told):
+  task, state = told
+  assert not task.conditional
+  assert task.latents.encode(state, PAIRS).shape == (5, 2)
+  source = PAIRS["source"] / np.float32(255)
+  request = {"index": np.arange(5), "temperature": np.ones(5, np.float32), "source": source}
+  drawn = task.predict(state, KEY, PAIRS)["drawn"]
+  np.testing.assert_allclose(task.generate(state, KEY, request)["image"], drawn, atol=1e-6)
+  with pytest.raises(UserError, match="come from a source as well as from latents"):
+    task.latents.images(state, jnp.zeros((5, 2)))
+  with pytest.raises(UserError, match="is told a source for each image; use data that has it"):
+    Autoencode(ToldExactly(), Sgd(), likelihood="gaussian").build(spec_of(POINTS), 10)
 
 
 class Levels(nn.Module):
