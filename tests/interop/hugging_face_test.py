@@ -1,5 +1,6 @@
 """BERT, GPT-2 and T5 give what `transformers` gives from the same weights, which go out and in unchanged."""
 
+import copy
 import functools
 import importlib
 import os
@@ -148,7 +149,8 @@ def filled(name):
 )
 def test_bert_gives_the_same_for_every_token_that_counts(torch, name, output):
   tokens, mask, segments = map(torch.tensor, (TOKENS, INSIDE, SEGMENTS))
-  expected = theirs(name)[0](tokens, mask, token_type_ids=segments)
+  network = copy.deepcopy(theirs(name)[0]).double()  # in float32 it is 3e-5 off on some processors, ours 1e-5
+  expected = network(tokens, mask, token_type_ids=segments)
   ours = outputs(MODELS[name], filled(name))
   same(ours[INSIDE], expected[output][INSIDE])
 
