@@ -1,7 +1,7 @@
 """A trained model as one file: its arrays, and what rebuilds it without the workdir (H, Practical Work, 5).
 
 Such a file is passed around, so nothing in it is trusted: it names a recipe of this package, whose network its
-arrays have to fit, and holds no code.
+arrays have to fit, and holds no code. By its digest damage shows.
 """
 
 import contextlib
@@ -24,16 +24,17 @@ from dlcourse.data.scaling import preparation
 from dlcourse.data.single_images import Fit, fit_of
 from dlcourse.errors import UserError, described
 from dlcourse.experiment import Experiment
-from dlcourse.interop.h5_file import read_text, write_model
+from dlcourse.interop.h5_file import write_model
 from dlcourse.interop.keras_model import sequential
-from dlcourse.interop.safetensors_file import read_safetensors, write_safetensors
-from dlcourse.interop.weights import fill_model, kind_of, read_weights, weights_of
+from dlcourse.interop.safetensors_file import write_safetensors
+from dlcourse.interop.weights import DIGEST, digest_of, fill_model, read_file, weights_of
 from dlcourse.task import Task
 from dlcourse.trained import Trained
 
 Format = Literal["h5", "safetensors"]
 
-VERSION = 1
+VERSION = 2
+_WITHOUT_DIGEST = 1  # the version of files before there was one
 _TEXT = "dlcourse"  # under which name the facts are in the file
 _LONGEST = 2**21  # characters of the facts; those of ImageNet have 2**15
 _CALLS = 50  # of modules, for each array: more than any network makes
@@ -110,10 +111,12 @@ def export(trained: Trained, format: Format, file: Path) -> Path:
   text = _as_json(_facts_of(trained))
   if len(text) > _LONGEST:
     raise UserError(f"{file} would say {len(text):,} characters about its model; {_LONGEST:,} are read again")
+  arrays, texts = _arrays(trained), {_TEXT: text}
+  texts |= {DIGEST: digest_of(arrays, texts)}
   if format == "safetensors":
-    write_safetensors(file, _arrays(trained), {_TEXT: text})
+    write_safetensors(file, arrays, texts)
   else:
-    write_model(file, _arrays(trained), {_TEXT: text}, _as_keras(trained))
+    write_model(file, arrays, texts, _as_keras(trained))
   return file
 
 
@@ -129,7 +132,7 @@ def open_exported(path: Path, recipe: str | None = None) -> Exported:
     UserError: no such file, damaged, or of something else; the recipe is one's own and not given, or another
       one by now.
   """
-  facts = _read_facts(path)
+  arrays, facts = read_exported(path)
   name = recipe or facts.experiment
   if not recipe and ".py:" in name:
     raise UserError(
@@ -139,7 +142,6 @@ def open_exported(path: Path, recipe: str | None = None) -> Exported:
   if facts.image_shape is None or facts.scaling is None or not facts.classes:
     raise UserError(f"{path} holds the arrays of {name!r}; only classifiers of images are rebuilt from a file")
   spec = _spec(facts)
-  arrays = read_weights(path)
   with _explained(path, name), _bounded(_CALLS * len(arrays)):
     experiment = workdir.rebuilt(str(path), name, facts.overrides, facts.resolved, within="task")
     task = experiment.task.build(spec, experiment.steps)
@@ -148,6 +150,25 @@ def open_exported(path: Path, recipe: str | None = None) -> Exported:
     raise UserError(f"{path} holds {name!r}, whose task has not one network")
   model, shapes = task.network.model, task.network.variables(state)
   return Exported(experiment, spec, task, model, fill_model(model, shapes, arrays, str(path)), facts)
+
+
+def read_exported(path: Path) -> tuple[dict[str, np.ndarray], Facts]:
+  """The arrays of a file that `export` wrote, and what it says of them, checked field by field.
+
+  Raises:
+    UserError: no such file, damaged, or of something else.
+  """
+  arrays, texts = read_file(path)
+  if _TEXT not in texts:
+    raise UserError(
+      f"{path} was not written by `dlcourse export`: it does not say which model its arrays are of"
+    )
+  try:
+    if len(texts[_TEXT]) > _LONGEST:
+      raise ValueError(f"{len(texts[_TEXT]):,} characters")
+    return arrays, _checked(json.loads(texts[_TEXT]), DIGEST in texts)
+  except (ValueError, RecursionError) as error:
+    raise UserError(f"{path} says nothing about its model that can be read ({described(error)})") from error
 
 
 def _facts_of(trained: Trained) -> Facts:
@@ -196,30 +217,11 @@ def _as_json(facts: Facts) -> str:
   return json.dumps(table)
 
 
-def _read_facts(path: Path) -> Facts:
-  """What a file says of its arrays, checked field by field."""
-  match kind_of(path):
-    case "h5":
-      text = read_text(path, _TEXT, _LONGEST)
-    case "safetensors":
-      text = read_safetensors(path)[1].get(_TEXT)
-    case _:
-      text = None
-  if text is None:
-    raise UserError(
-      f"{path} was not written by `dlcourse export`: it does not say which model its arrays are of"
-    )
-  try:
-    if len(text) > _LONGEST:
-      raise ValueError(f"{len(text):,} characters")
-    return _checked(json.loads(text))
-  except (ValueError, RecursionError) as error:
-    raise UserError(f"{path} says nothing about its model that can be read ({described(error)})") from error
-
-
-def _checked(table: Any) -> Facts:
-  if not isinstance(table, dict) or table.get("version") != VERSION:
-    raise ValueError(f"only version {VERSION} is read")
+def _checked(table: Any, has_digest: bool) -> Facts:
+  if not isinstance(table, dict) or table.get("version") not in (_WITHOUT_DIGEST, VERSION):
+    raise ValueError(f"only versions up to {VERSION} are read")
+  if table["version"] == VERSION and not has_digest:
+    raise ValueError("its digest is missing")
   for field, fits in _FIELDS.items():
     if field not in table or not fits(table[field]):
       raise ValueError(f"{field!r} is missing, or is not what it should be")

@@ -13,9 +13,9 @@ from dlcourse.data.images import Images
 from dlcourse.errors import UserError
 from dlcourse.experiment import Options, load
 from dlcourse.exported import export, open_exported
-from dlcourse.interop.h5_file import keras_opens, read_text, write_model
+from dlcourse.interop.h5_file import keras_opens, own_arrays, read_h5, read_texts, write_model
 from dlcourse.interop.safetensors_file import read_safetensors, write_safetensors
-from dlcourse.interop.weights import read_weights
+from dlcourse.interop.weights import DIGEST, digest_of, read_weights
 from dlcourse.train import train
 from dlcourse.trained import open_trained, report
 
@@ -45,14 +45,25 @@ def file(trained, tmp_path_factory):
 
 
 def facts_in(file):
-  return read_text(file, "dlcourse", 2**20)
+  return read_texts(file)["dlcourse"]
+
+
+def arrays_in(file):
+  """As `read_weights`, without the time that another process takes."""
+  return own_arrays(read_h5(file))
+
+
+def with_digest(arrays, text):
+  """What is written beside the arrays, so that a file is whole."""
+  return {"dlcourse": text, DIGEST: digest_of(arrays, {"dlcourse": text})}
 
 
 def changed(file, path, **fields):
   """A copy of an exported file that says something else about its model; None: nothing about that field."""
   table = json.loads(facts_in(file)) | fields
   table = {name: value for name, value in table.items() if value is not ...}
-  write_model(path, read_weights(file), {"dlcourse": json.dumps(table)})
+  arrays = arrays_in(file)
+  write_model(path, arrays, with_digest(arrays, json.dumps(table)))
   return path
 
 
@@ -181,7 +192,7 @@ def with_field(field, value):
 @pytest.mark.parametrize(
   ("fields", "said"),
   [
-    ({"version": 2}, "only version 1 is read"),
+    ({"version": 3}, "only versions up to 2 are read"),
     ({"experiment": 3}, "'experiment' is missing"),
     ({"experiment": ...}, "'experiment' is missing"),
     ({"experiment": "cnn.gone"}, "unknown experiment 'cnn.gone'"),
@@ -214,7 +225,7 @@ def with_field(field, value):
     ({"step": "1"}, "'step' is missing"),
     ({"test": {"accuracy": "all"}}, "'test' is missing"),
     ({"commit": 1}, "'commit' is missing"),
-    ({"more": "x" * 2**21}, "no text of up to 2,097,152 bytes"),
+    ({"more": "x" * 2**21}, "its digest is another"),  # than that of a file without so long a text
     (with_field("task.model.activation", 5), "no network can be built"),
     (with_field("task.model.hidden_dims", [6, "5"]), "no network can be built|of another shape"),
     (with_field("task.model.hidden_dims", [2**40, 2**40]), "of another shape|no network can be built"),
@@ -242,8 +253,9 @@ def test_what_a_file_says_of_its_model_is_checked(file, tmp_path, capfd, fields,
   "text", ["", "{", "[]", "3", "null", "[" * 100_000, '{"version": 1' + "0" * 5000 + "}"]
 )
 def test_what_is_no_json_is_one_line(file, tmp_path, text):
-  write_model(tmp_path / "m.h5", read_weights(file), {"dlcourse": text})
-  write_safetensors(tmp_path / "m.safetensors", read_weights(file), {"dlcourse": text})
+  arrays = arrays_in(file)
+  write_model(tmp_path / "m.h5", arrays, with_digest(arrays, text))
+  write_safetensors(tmp_path / "m.safetensors", arrays, with_digest(arrays, text))
   for path in (tmp_path / "m.h5", tmp_path / "m.safetensors"):
     with pytest.raises(UserError, match="says nothing about its model") as refused:
       open_exported(path)
@@ -285,34 +297,34 @@ def huge(file, path):
 
 
 def array_of_another_shape(file, path):
-  arrays = read_weights(file)
+  arrays = arrays_in(file)
   arrays["params/output/bias"] = np.zeros(3)
-  write_model(path, arrays, {"dlcourse": facts_in(file)})
+  write_model(path, arrays, with_digest(arrays, facts_in(file)))
 
 
 def array_missing(file, path):
-  arrays = read_weights(file)
+  arrays = arrays_in(file)
   del arrays["params/output/bias"]
-  write_model(path, arrays, {"dlcourse": facts_in(file)})
+  write_model(path, arrays, with_digest(arrays, facts_in(file)))
 
 
 def without_facts(file, path):
-  write_model(path, read_weights(file), {})
+  write_model(path, arrays_in(file), {})
 
 
 @pytest.mark.parametrize(
   ("harm", "said"),
   [
     (lying, "cannot be read as HDF5"),
-    (endless, "is no text of up to"),
+    (endless, "was not written by `dlcourse export`"),
     (half, "cannot be read as HDF5"),
     (header, "cannot be read as safetensors"),
-    (other_kind, "is no text of up to"),
+    (other_kind, "was not written by `dlcourse export`"),
     (huge, "declares 4,398"),
     (array_of_another_shape, r"'params/output/bias' \(3,\) where the model has \(10,\)"),
     (array_missing, "1 missing, the first 'params/output/bias'"),
     (without_facts, "was not written by `dlcourse export`"),
-    (lambda file, path: path.write_bytes(b"PK no model"), "not written by|is no weight file"),
+    (lambda file, path: path.write_bytes(b"PK no model"), "cannot be read as PyTorch|is no weight file"),
     (lambda file, path: path.write_bytes(b""), "is no weight file"),
     (lambda file, path: None, "cannot be read: No such file"),
   ],
@@ -324,9 +336,34 @@ def test_a_harmed_file_is_one_line(file, tmp_path, harm, said):
   assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("format", ["h5", "safetensors"])
+def test_a_changed_bit_of_an_array_or_of_the_facts_is_found(trained, tmp_path, format):
+  whole = export(trained, format, tmp_path / f"model.{format}").read_bytes()
+  kernel = np.asarray(trained.state.params["Dense_0"]["kernel"]).tobytes()
+  for piece, said in (
+    (kernel, "its digest is another"),
+    (b"classes", "its digest is another|metadata checksum"),
+  ):
+    broken = bytearray(whole)
+    broken[whole.index(piece) + len(piece) // 2] ^= 1
+    (tmp_path / f"broken.{format}").write_bytes(broken)
+    for read in (open_exported, read_weights):  # the second for a training that begins with it
+      with pytest.raises(UserError, match=said):
+        read(tmp_path / f"broken.{format}")
+
+
+def test_a_file_of_before_there_was_a_digest_is_opened_and_a_later_one_has_it(file, tmp_path):
+  arrays, table = arrays_in(file), json.loads(facts_in(file))
+  write_model(tmp_path / "m.h5", arrays, {"dlcourse": json.dumps(table)})
+  with pytest.raises(UserError, match="its digest is missing"):
+    open_exported(tmp_path / "m.h5")
+  write_model(tmp_path / "m.h5", arrays, {"dlcourse": json.dumps(table | {"version": 1})})
+  assert open_exported(tmp_path / "m.h5").model.hidden_dims == (6, 5)
+
+
 def test_a_safetensors_file_keeps_its_text(trained, tmp_path):
   arrays, texts = read_safetensors(export(trained, "safetensors", tmp_path / "m.safetensors"))
-  assert set(texts) == {"dlcourse"}
+  assert set(texts) == {"dlcourse", DIGEST}
   assert all(array.dtype == np.float32 for array in arrays.values())
 
 

@@ -65,12 +65,13 @@ def fill(
     source: where the state comes from, for messages.
 
   Raises:
-    UserError: arrays are missing, left over, or of another shape; all of them are counted, the first are named.
+    UserError: arrays are missing, left over, of another shape, or hold what is no number; all of them are
+      counted, the first are named.
   """
   ours = paths_of(variables)
   _check_layers(ours, without)
   state = _renamed(state, naming)
-  missing, other, used = [], [], set()
+  missing, other, broken, used = [], [], [], set()
   for path, leaf in ours.items():
     theirs = naming.names[path]
     used.add(theirs)
@@ -80,12 +81,17 @@ def fill(
       missing.append(theirs)
       continue
     array = naming.to_flax(path, np.asarray(state[theirs]))
-    if array.shape == leaf.shape:
-      ours[path] = array.astype(leaf.dtype, copy=False)
-    else:
+    if array.shape != leaf.shape:
       other.append(f"{theirs!r} {array.shape} where the model has {leaf.shape}")
+      continue
+    with np.errstate(over="ignore"):
+      array = array.astype(leaf.dtype, copy=False)
+    if np.isfinite(array).all():
+      ours[path] = array
+    else:
+      broken.append(theirs)
   left = [theirs for theirs in state if theirs not in used and not re.fullmatch(naming.spare, theirs)]
-  _report(source, missing, left, other, strict)
+  _report(source, missing, left, other, broken, strict)
   return unflatten_dict(ours, sep="/")
 
 
@@ -118,11 +124,14 @@ def _check_layers(paths: Collection[str], layers: Collection[str]) -> None:
       raise unknown("layer", layer, {path.split("/")[1] for path in paths})
 
 
-def _report(source: str, missing: list[str], left: list[str], other: list[str], strict: bool) -> None:
+def _report(
+  source: str, missing: list[str], left: list[str], other: list[str], broken: list[str], strict: bool
+) -> None:
   problems = [
     *([f"{len(missing)} missing, the first {missing[0]!r}"] if missing else []),
     *([f"{len(left)} that the model has no place for, the first {left[0]!r}"] if left else []),
     *([f"{len(other)} of another shape, the first {other[0]}"] if other else []),
+    *([f"{len(broken)} with NaN or infinity, the first {broken[0]!r}"] if broken else []),
   ]
   prefix = f"{source}: " if source else ""
   if problems and strict:

@@ -2,10 +2,12 @@
 
 HDF5 can point to other files, hold a data set of terabytes in a few bytes, and link a group into itself.
 What is not a plain array of numbers inside the file, of about the size that the file has, is refused unread.
+The library itself ends or hangs on some damaged files: those of others are read by `interop.limited`.
 """
 
 import contextlib
 import json
+import math
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +22,7 @@ from dlcourse.whole_file import whole_file
 _DEEPEST = 16  # groups in groups
 _MOST_COMPRESSED = 20  # weights hardly compress at all
 _LONGEST = 200  # characters of a layer's name
+_LONGEST_TEXT = 2**21  # bytes
 OWN = "dlcourse"  # the group of a model's arrays as they are called here
 _DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)  # what h5py then raises
 # Keras 2 would convert the weights of a file that states no version.
@@ -60,8 +63,10 @@ def read_h5(path: pathlib.Path) -> dict[str, np.ndarray]:
       if found.setdefault(name, dataset) is not dataset:
         raise UserError(f"{path}: two arrays are called {name}; layers need names of their own")
     declared, size = sum(dataset.nbytes for dataset in found.values()), path.stat().st_size
-    if declared > _MOST_COMPRESSED * size:
-      raise UserError(f"{path} declares {declared:,} bytes of arrays and has {size:,}; it was not read")
+    chunks = (math.prod(dataset.chunks or ()) * dataset.dtype.itemsize for dataset in found.values())
+    claimed = max(declared, *chunks, 0)  # a chunk is unpacked whole, whatever the array needs of it
+    if claimed > _MOST_COMPRESSED * size:
+      raise UserError(f"{path} declares {claimed:,} bytes of arrays and has {size:,}; it was not read")
     return {name: dataset[()] for name, dataset in found.items()}
 
 
@@ -80,6 +85,8 @@ def _datasets(path: pathlib.Path, group: h5py.Group, prefix: str) -> Iterator[tu
       raise UserError(f"{path}: {where} keeps its data elsewhere; only arrays inside the file are read")
     elif node.dtype.kind not in "fiub":
       raise UserError(f"{path}: {where} holds {node.dtype}, not numbers")
+    elif node.compression not in (None, "gzip") or node.scaleoffset is not None:
+      raise UserError(f"{path}: {where} is packed otherwise than with gzip; save it plainly")
     else:
       yield (_named(group, where) if numbered else where), node
 
@@ -120,25 +127,21 @@ def keras_weights(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return weights
 
 
-def read_text(path: pathlib.Path, name: str, longest: int) -> str | None:
-  """A text that `write_model` has put into the file; None if there is none of that name.
+def read_texts(path: pathlib.Path) -> dict[str, str]:
+  """The texts that `write_model` has put into the file, and others of their kind.
 
-  Args:
-    path: of the file.
-    name: of the text.
-    longest: bytes that are read.
+  Those of variable length are left out: HDF5 believes the length, and allocates it.
 
   Raises:
-    UserError: the file is damaged, or it is no such text.
+    UserError: the file is damaged.
   """
+  texts = {}
   with _opened(path) as file:
-    if name not in file.attrs:
-      return None
-    stored = file.attrs.get_id(name)
-    # Of a text of variable length HDF5 believes the length, and allocates it.
-    if stored.shape != () or stored.dtype.kind != "S" or stored.dtype.itemsize > longest:
-      raise ValueError(f"the attribute {name} is no text of up to {longest:,} bytes")
-    return file.attrs[name].decode()
+    for name in file.attrs:
+      stored = file.attrs.get_id(name)
+      if stored.shape == () and stored.dtype.kind == "S" and stored.dtype.itemsize <= _LONGEST_TEXT:
+        texts[name] = file.attrs[name].decode()
+  return texts
 
 
 def keras_opens(path: pathlib.Path) -> bool:
@@ -183,7 +186,7 @@ def write_model(
   Args:
     path: of the file, which is replaced if there is one.
     arrays: "params/conv1/kernel" -> array; they become the group `dlcourse`, see `own_arrays`.
-    texts: about the file, see `read_text`.
+    texts: about the file, see `read_texts`.
     keras: its description and its weights, see `keras_model.sequential`.
 
   Raises:

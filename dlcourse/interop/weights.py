@@ -5,6 +5,8 @@ for the class of the model.
 """
 
 import contextlib
+import hashlib
+import json
 import pathlib
 import zipfile
 from collections.abc import Callable, Collection, Mapping
@@ -16,7 +18,7 @@ from absl import logging
 
 from dlcourse.errors import UserError
 from dlcourse.interop.fill import Naming, fill, paths_of, take
-from dlcourse.interop.h5_file import keras_weights, own_arrays, read_h5
+from dlcourse.interop.h5_file import keras_weights, own_arrays
 from dlcourse.interop.hugging_face import (
   LABELS,
   TRANSFORMERS,
@@ -25,6 +27,7 @@ from dlcourse.interop.hugging_face import (
   hugging_face_naming,
 )
 from dlcourse.interop.keras_names import as_keras, keras_naming
+from dlcourse.interop.limited import read_h5_limited
 from dlcourse.interop.safetensors_file import read_safetensors
 from dlcourse.interop.torch_file import read_torch
 from dlcourse.interop.torch_names import as_torch, torch_naming
@@ -38,6 +41,7 @@ from dlcourse.models.vgg import VGGNet
 
 Kind = Literal["h5", "torch", "safetensors"]
 Style = Literal["flat", "keras", "torch"]
+DIGEST = "dlcourse_digest"  # name of a text about a file, see `digest_of`
 
 # Class of a model -> its families in Keras and in PyTorch.
 _FAMILIES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
@@ -58,14 +62,41 @@ def read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
   Raises:
     UserError: it is of no kind that is read, is damaged, or holds something else than arrays.
   """
+  return read_file(path)[0]
+
+
+def read_file(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """The arrays of a weight file, and the texts about it; where there is a digest of both, they have it.
+
+  Raises:
+    UserError: as `read_weights`.
+  """
+  texts: dict[str, str] = {}
   match kind_of(path):
     case "h5":
-      arrays = read_h5(path)
-      return own_arrays(arrays) or keras_weights(arrays)
+      arrays, texts = read_h5_limited(path)
+      arrays = own_arrays(arrays) or keras_weights(arrays)
     case "torch":
-      return read_torch(path)
+      arrays = read_torch(path)
     case "safetensors":
-      return read_safetensors(path)[0]
+      arrays, texts = read_safetensors(path)
+  if texts.get(DIGEST) not in (None, digest_of(arrays, texts)):
+    raise UserError(f"{path} is damaged: its digest is another than that of what was written; fetch it again")
+  return arrays, texts
+
+
+def digest_of(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> str:
+  """What a file says as its text `DIGEST`, by which damage shows: SHA-256 of its arrays and other texts.
+
+  It shows no forgery: who changes a file can write a digest that fits.
+  """
+  others = {name: text for name, text in texts.items() if name != DIGEST}
+  digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
+  for name in sorted(arrays):
+    array = np.asarray(arrays[name])
+    digest.update(f"{name} {array.dtype} {array.shape}\n".encode(errors="backslashreplace"))
+    digest.update(array.tobytes())
+  return digest.hexdigest()
 
 
 def kind_of(path: pathlib.Path) -> Kind:

@@ -1,5 +1,6 @@
 """`.npz` files in the manner of MedMNIST, good and bad."""
 
+import contextlib
 import zipfile
 
 import numpy as np
@@ -81,5 +82,27 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
   monkeypatch.setattr("dlcourse.data.npz_source.MAX_BYTES", 1000)
   with zipfile.ZipFile(tmp_path / "set.npz", "w", zipfile.ZIP_DEFLATED) as file:
     file.writestr("train_images.npy", bytes(2000))
-  with pytest.raises(UserError, match="declares 2,000 bytes"):
+  with pytest.raises(UserError, match="declares 2,000 bytes of arrays; a file of its size is read up to 1,000"):
     load_images(f"npz:{tmp_path / 'set.npz'}")
+
+
+def test_a_bomb_is_known_by_the_size_of_its_file(save, tmp_path, monkeypatch):
+  monkeypatch.setattr("dlcourse.data.npz_source._SMALL", 1000)
+  for height, refused in ((50, False), (5000, True)):  # some 80 and some 500 times as large as the file
+    images = np.zeros((6, height, 4000), np.uint8)
+    images[0, :3] = RNG.integers(0, 256, (3, 4000))
+    save(train_images=images, val_images=None, test_images=None)
+    with pytest.raises(UserError, match=r"declares 120,000,\d{3} by") if refused else contextlib.nullcontext():
+      load_images(f"npz:{tmp_path / 'set.npz'}")
+
+
+@pytest.mark.parametrize(
+  "header", ["{'descr': '|u1', 'shape': (", "(" * 99, "{'descr': ('|u1', 3, 4, 5)}", "7"]
+)
+def test_a_header_that_says_anything_is_one_line(tmp_path, header):
+  text = header.encode().ljust(118) + b"\n"
+  with zipfile.ZipFile(tmp_path / "set.npz", "w") as file:
+    file.writestr("train_images.npy", b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text)
+  with pytest.raises(UserError, match=r"cannot be read as \.npz") as refused:
+    load_images(f"npz:{tmp_path / 'set.npz'}")
+  assert "\n" not in str(refused.value)

@@ -102,3 +102,13 @@ def test_names_of_old_files_stand_for_todays_and_not_beside_them():
 def test_blocks_are_counted_by_stage():
   layers = ["conv1", "conv2_reduce", "stage1_1", "stage2_1", "stage2_10", "stage2_9", "inception_3a"]
   assert block_counts({"params": {layer: {"kernel": np.zeros(1)} for layer in layers}}) == (1, 10)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(np.nan, np.float32), (np.inf, np.float32), (1e300, np.float64)])
+def test_what_is_no_number_is_refused_or_left_out(number, kind):
+  variables = jax.tree.map(lambda leaf: leaf.astype(np.float32), VARIABLES)
+  state = take(variables, NAMING) | {"theirs.b.bias": np.array([1, number, 2], kind)}
+  with pytest.raises(UserError, match=r"1 with NaN or infinity, the first 'theirs.b.bias'"):
+    fill(variables, state, NAMING)
+  filled = fill(variables, state, NAMING, strict=False)
+  np.testing.assert_array_equal(filled["params"]["b"]["bias"], variables["params"]["b"]["bias"])

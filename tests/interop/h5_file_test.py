@@ -10,7 +10,7 @@ from dlcourse.interop.h5_file import (
   keras_weights,
   own_arrays,
   read_h5,
-  read_text,
+  read_texts,
   write_h5,
   write_model,
 )
@@ -122,11 +122,8 @@ def test_a_model_comes_back_with_its_texts_and_beside_what_keras_reads(tmp_path,
     assert array.dtype == arrays[name].dtype
     np.testing.assert_array_equal(array, arrays[name])
   assert read["model_weights/k/k/kernel"][0] == 5
-  assert read_text(tmp_path / "m.h5", "about", 2 * length) == text
-  assert read_text(tmp_path / "m.h5", "other", 2 * length) is None
+  assert read_texts(tmp_path / "m.h5") == {"about": text}
   assert keras_opens(tmp_path / "m.h5")
-  with pytest.raises(UserError, match="the attribute about is no text of up to"):
-    read_text(tmp_path / "m.h5", "about", 2 * length - 1)
 
 
 def test_a_model_that_keras_has_not_is_written_without(tmp_path):
@@ -136,12 +133,18 @@ def test_a_model_that_keras_has_not_is_written_without(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "value", ["a text of any length", np.zeros(3), np.array([b"a", b"b"]), np.bytes_(b"\xff")]
+  "value", ["of any length", np.zeros(3), np.array([b"a", b"b"]), np.bytes_(b"x" * 2**22)]
 )
-def test_what_is_no_text_of_ours_is_one_line(tmp_path, value):
-  path = write(tmp_path / "m.h5", lambda file: file.attrs.__setitem__("about", value))
+def test_what_is_no_text_of_ours_is_left_out(tmp_path, value):
+  with h5py.File(tmp_path / "m.h5", "w", libver="latest") as file:
+    file.attrs["other"], file.attrs["about"] = value, np.bytes_(b"mine")
+  assert read_texts(tmp_path / "m.h5") == {"about": "mine"}
+
+
+def test_a_text_that_is_none_is_one_line(tmp_path):
+  path = write(tmp_path / "m.h5", lambda file: file.attrs.__setitem__("about", np.bytes_(b"\xff")))
   with pytest.raises(UserError, match="cannot be read as HDF5") as refused:
-    read_text(path, "about", 99)
+    read_texts(path)
   assert "\n" not in str(refused.value)
 
 
