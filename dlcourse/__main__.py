@@ -6,19 +6,24 @@ dlcourse train --experiment=cnn.lenet5 --task.model.activation=relu
 import errno
 import os
 import pathlib
+import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import NamedTuple
 
 from dlcourse import platform
-from dlcourse.errors import UserError, unknown
+from dlcourse.errors import Preempted, UserError, unknown
 
 platform.tune_malloc()  # before JAX starts its threads
 
 from absl import app, flags, logging  # noqa: E402
 
 FLAGS = flags.FLAGS
+STUCK_AFTER = 600  # seconds: the others of a run would wait for ever
+CRASHED, PREEMPTED = 17, 42  # exit codes by which a supervisor knows what to do
 
 flags.DEFINE_string("experiment", None, "What to train: MODULE.NAME (see `list`) or FILE.py:FUNCTION.")
 flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/NAME.")
@@ -29,9 +34,22 @@ flags.DEFINE_integer(
   "tensor", None, "Devices that share each block under --parallel=tensor; default: all of a process.", 1
 )
 flags.DEFINE_integer("steps_per_dispatch", 1, "Training steps one compiled call makes.", 1)
-flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, in a run of several processes.")
-flags.DEFINE_integer("processes", 1, "How many processes the run has.", 1)
-flags.DEFINE_integer("process_id", 0, "Which of them this is.", 0)
+flags.DEFINE_enum(
+  "nonfinite", "stop", ["stop", "skip"], "What a NaN in a loss or gradient does: skip its batch."
+)
+flags.DEFINE_bool(
+  "debug", False, "Check every operation for NaN, and every state: slow; says where one arises."
+)
+flags.DEFINE_float(
+  "stuck_after",
+  None,
+  "Seconds after which a process whose step has not ended ends itself (6 times as many where it compiles); "
+  f"0: never; default: {STUCK_AFTER} in a run of several processes, else never.",
+  0.0,
+)
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0; default: what the launcher says.")
+flags.DEFINE_integer("processes", None, "How many processes the run has; default: what the launcher says.", 1)
+flags.DEFINE_integer("process_id", None, "Which of them this is; default: what the launcher says.", 0)
 flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint is used.")
 flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "Which split is measured.")
 flags.DEFINE_integer("samples", 16, "How many samples are drawn.", 1, 100_000)
@@ -54,7 +72,19 @@ flags.DEFINE_string("study", None, "Which study to run: MODULE.NAME (see `list`)
 def _options():
   from dlcourse.experiment import Options
 
-  return Options(FLAGS.seed, FLAGS.parallel, FLAGS.devices, FLAGS.steps_per_dispatch, FLAGS.tensor)
+  stuck_after = FLAGS.stuck_after
+  if stuck_after is None and _of_several():
+    stuck_after = STUCK_AFTER
+  return Options(
+    FLAGS.seed,
+    FLAGS.parallel,
+    FLAGS.devices,
+    FLAGS.steps_per_dispatch,
+    FLAGS.tensor,
+    FLAGS.nonfinite,
+    FLAGS.debug,
+    stuck_after or None,
+  )
 
 
 def _workdir(name: str | None) -> pathlib.Path:
@@ -77,7 +107,8 @@ def _trained():
 
 def train(rest: list[str]) -> None:
   """Trains an experiment, or goes on where it was stopped; then writes its report."""
-  from dlcourse import console, parallel
+  from dlcourse import console
+  from dlcourse.distributed import start_distributed
   from dlcourse.experiment import load
   from dlcourse.train import train as run
   from dlcourse.trained import open_trained, report
@@ -85,7 +116,7 @@ def train(rest: list[str]) -> None:
   if not FLAGS.experiment:
     raise UserError("which experiment? --experiment=NAME; `dlcourse list` shows them")
   experiment = load(FLAGS.experiment, rest)
-  parallel.start_distributed(FLAGS.coordinator, FLAGS.processes, FLAGS.process_id)
+  start_distributed(FLAGS.coordinator, FLAGS.processes, FLAGS.process_id)
   path = _workdir(FLAGS.experiment)
   run(FLAGS.experiment, rest, experiment, path, _options())
   devices = None if FLAGS.parallel == "tensor" else FLAGS.devices  # which perhaps cannot share a batch
@@ -227,7 +258,10 @@ class Verb(NamedTuple):
   many: str = ""
 
 
-RUN = ("workdir", "parallel", "devices", "tensor", "steps_per_dispatch")
+RUN = (
+  *("workdir", "parallel", "devices", "tensor", "steps_per_dispatch"),
+  *("nonfinite", "debug", "stuck_after"),
+)
 PROCESSES = ("coordinator", "processes", "process_id")
 HELP = ("-h", "--help", "--helpfull", "--helpshort")
 WORKDIR = ("workdir", "experiment", "checkpoint", "devices")
@@ -323,8 +357,28 @@ def _unraisablehook(said: "sys.UnraisableHookArgs") -> None:
     sys.__unraisablehook__(said)
 
 
+def _of_several() -> bool:
+  """Whether this is one of the processes of a run."""
+  jax = sys.modules.get("jax")
+  return jax is not None and jax.process_count() > 1
+
+
+def _crash() -> None:
+  """Leaves after an error that is nobody's input; at once where others wait: they notice within a second."""
+  traceback.print_exc()
+  sys.stdout.flush()
+  sys.stderr.flush()
+  if _of_several():
+    os._exit(CRASHED)
+  sys.exit(CRASHED)
+
+
+def _asked_to_end(number: int, frame: FrameType | None) -> None:
+  raise Preempted("asked to end; the same command goes on from the last checkpoint, or begins again")
+
+
 def main() -> None:
-  """Entry point: 0 done, 2 what the user gave cannot be used, 130 interrupted."""
+  """Entry point: 0 done, 2 what the user gave cannot be used, 17 crashed, 42 asked to end, 130 interrupted."""
   sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - closed by cron, for one
   sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
   for stream in (sys.stdout, sys.stderr):
@@ -332,6 +386,7 @@ def main() -> None:
   sys.unraisablehook = _unraisablehook
   threading.excepthook = lambda said: logging.debug("in %s: %s", said.thread, said.exc_value)  # raised again
   logging.set_verbosity(logging.WARNING)  # Orbax alone has 40 lines a run to say at INFO
+  signal.signal(signal.SIGTERM, _asked_to_end)
   try:
     app.run(_run, flags_parser=_parse)
   except UserError as error:
@@ -342,9 +397,14 @@ def main() -> None:
     sys.exit(141)
   except OSError as error:
     if error.filename is None and error.errno != errno.ENOSPC:
-      raise
+      _crash()
     _say(f"{error.filename2 or error.filename or 'the output'} cannot be used: {error.strerror}")
     sys.exit(2)
+  except Preempted as said:
+    _say(f"{said}")
+    sys.exit(PREEMPTED)
+  except Exception:
+    _crash()
   except KeyboardInterrupt:
     _say("interrupted; the same command goes on from the last checkpoint")
     sys.exit(130)

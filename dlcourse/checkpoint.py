@@ -13,13 +13,15 @@ from typing import Any
 import jax
 from absl import logging
 
-from dlcourse.errors import UserError, described, first_line
+from dlcourse.errors import Preempted, UserError, described, first_line
 from dlcourse.parallel import on_first_process
 from dlcourse.state_digest import state_digest
 
 PyTree = Any
 
 _DIGEST = "digest"  # of the state, beside the progress
+_UNFINISHED = "orbax-checkpoint-tmp"  # in the name of a folder that is being written
+_SPARE = 2**20  # bytes that a checkpoint may take beside its arrays
 # What Orbax, TensorStore and JSON have been seen to raise on damaged files, each in its own way.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError)
 
@@ -66,12 +68,12 @@ class _LatestAndBest:
 
   def __init__(self, keep: int):
     self.keep = keep
-    self.best: dict[int, int | None] = {}
+    self.progress: dict[int, Progress] = {}  # that was saved with each step
 
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
     del context
     newest = sorted(info.step for info in checkpoints)[-self.keep :]
-    kept = {*newest, *(self.best.get(step) for step in newest)}
+    kept = {*newest, *(self.progress.get(step, Progress()).best_step for step in newest)}
     return [info.step in kept for info in checkpoints]
 
 
@@ -80,7 +82,8 @@ class Checkpoints:
 
   Saving is asynchronous and atomic: a folder gets its final name when it is whole, and is renamed away
   before it is deleted, so that a process killed at any moment leaves only whole checkpoints. Beside a state is
-  its digest, by which every restored one is checked.
+  its digest, by which every restored one is checked. A save that fails, as on a full disk, is said and costs
+  that checkpoint alone; `insist` is for the one that has to be there.
   """
 
   def __init__(self, folder: pathlib.Path, keep: int = 2, read_only: bool = False):
@@ -202,7 +205,7 @@ class Checkpoints:
       progress.check()
     except (TypeError, AttributeError) as error:
       raise self._damaged(step, error) from error
-    self._policy.best[step] = progress.best_step
+    self._policy.progress[step] = progress
     return progress
 
   def _set_aside(self, steps: Iterable[int]) -> None:
@@ -229,19 +232,78 @@ class Checkpoints:
       f"checkpoint {self._folder / str(step)} is damaged or of another network ({described(error)})"
     )
 
-  def save(self, state: PyTree, progress: Progress) -> None:
-    """Starts saving the state under its step; waits for the save before it.
+  def save(self, state: PyTree, progress: Progress) -> Progress:
+    """Starts saving the state under its step; says so where that, or the save before it, fails.
+
+    Returns:
+      The progress with which to go on: where the best checkpoint could not be saved, that of the best before.
+    """
+    try:
+      return self._start_saving(state, progress)
+    except UserError as error:
+      logging.warning("%s; training goes on, and the checkpoints that are whole stay", error)
+      return self._with_best_there(progress)
+
+  def insist(self, state: PyTree, progress: Progress) -> None:
+    """Waits until the state is saved, and tries once more where it is not.
 
     Raises:
-      UserError: the folder cannot be written, or could not when the save before this one was.
+      UserError: it cannot be saved.
     """
+    self._settle()
+    if int(state.step) not in self._manager.all_steps():
+      self._start_saving(state, progress)
+      with self._writing():
+        self._manager.wait_until_finished()
+
+  def _start_saving(self, state: PyTree, progress: Progress) -> Progress:
     import orbax.checkpoint as ocp
 
-    self._policy.best[int(state.step)] = progress.best_step
+    self._settle()
+    on_first_process(lambda: self._check_room(state))
+    progress = self._with_best_there(progress, int(state.step))
+    self._policy.progress[int(state.step)] = progress
     facts = dataclasses.asdict(progress) | {_DIGEST: state_digest(state)}
     items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(facts))
     with self._writing():
       self._manager.save(int(state.step), args=items)
+    return progress
+
+  def _with_best_there(self, progress: Progress, saving: int | None = None) -> Progress:
+    """The progress, with an older best checkpoint where its own is not there and not about to be."""
+    steps = self._manager.all_steps()
+    if progress.best_step in (None, saving, *steps):
+      return progress
+    newest = self._policy.progress.get(max(steps, default=None), Progress())
+    return dataclasses.replace(progress, best_step=newest.best_step, best_value=newest.best_value)
+
+  def _settle(self) -> None:
+    """Waits for the save before; where it failed, says so and takes away what it left."""
+    try:
+      with self._writing():
+        self._manager.wait_until_finished()
+    except UserError as error:
+      logging.warning("%s; that checkpoint is left out", error)
+      if jax.process_index() == 0:
+        for unfinished in self._folder.glob(f"*{_UNFINISHED}*"):
+          shutil.rmtree(unfinished, ignore_errors=True)
+      self._manager.reload()
+    self._empty_trash()
+
+  def _check_room(self, state: PyTree) -> None:
+    """Orbax would say of a full disk that the state was saved, and take it back at the next save."""
+    need = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _SPARE
+    free = shutil.disk_usage(self._folder).free
+    if free < need:
+      raise UserError(
+        f"{self._folder} cannot be written: step {int(state.step)} takes {need / 1e6:.0f} MB of disk, "
+        f"and {free / 1e6:.0f} MB are free"
+      )
+
+  def _empty_trash(self) -> None:
+    """Of checkpoints that are replaced, which Orbax only renames."""
+    if jax.process_index() == 0 and not self._read_only:
+      shutil.rmtree(self._folder / "trash", ignore_errors=True)
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
@@ -255,12 +317,16 @@ class Checkpoints:
     """Nothing is opened before it is needed."""
     return self
 
-  def __exit__(self, *exception) -> None:
-    """Waits until the last save is whole; empties Orbax's trash, which nothing else does."""
-    if not self._open:
+  def __exit__(self, kind: type[BaseException] | None, *rest) -> None:
+    """Waits until the last save is whole.
+
+    Not where a process of several has crashed: the others, with whom it would have to be made, may be dead.
+    """
+    crashed = kind is not None and not issubclass(kind, UserError | Preempted)
+    if not self._open or (crashed and jax.process_count() > 1):
       return
+    if not self._read_only:
+      self._settle()
     with self._writing():
-      self._manager.wait_until_finished()
       self._manager.close()
-    if jax.process_index() == 0 and not self._read_only:
-      shutil.rmtree(self._folder / "trash", ignore_errors=True)
+    self._empty_trash()

@@ -1,4 +1,4 @@
-"""The one exception whose message is written for the person at the keyboard."""
+"""The exceptions whose messages are written for the person at the keyboard."""
 
 import difflib
 import pathlib
@@ -14,6 +14,13 @@ class UserError(Exception):
   """What the user gave cannot be used: one line that says what is wrong and what would be right.
 
   `__main__` prints the message and leaves with exit code 2.
+  """
+
+
+class Preempted(BaseException):
+  """The process was asked to end, as by Ctrl-C; what a training has learnt is saved: the same command goes on.
+
+  `__main__` prints the message and leaves with exit code 42.
   """
 
 

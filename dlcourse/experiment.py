@@ -91,6 +91,9 @@ class Options:
     devices: how many are used; None: all.
     steps_per_dispatch: steps that one call of the compiled program makes.
     tensor: how many devices share the blocks of a Transformer in the mode `tensor`; None: all of a process.
+    nonfinite: what is done where a loss or a gradient is NaN or infinite: the run stops, or skips the batch.
+    debug: whether every operation is checked for NaN and every state for what is not finite; slow.
+    stuck_after: seconds in which a step has to end, or the process ends itself; None: it may take for ever.
   """
 
   seed: int = 0
@@ -98,6 +101,9 @@ class Options:
   devices: int | None = None
   steps_per_dispatch: int = 1
   tensor: int | None = None
+  nonfinite: Literal["stop", "skip"] = "stop"
+  debug: bool = False
+  stuck_after: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,29 +73,6 @@ def _under_axis(name: str):
     _replica_axis.reset(token)
 
 
-def start_distributed(coordinator: str | None, processes: int, process_id: int) -> None:
-  """Joins the other processes of a run; does nothing for a run of one process.
-
-  Args:
-    coordinator: "host:port" of process 0.
-    processes: how many processes the run has.
-    process_id: which one this is, 0-based.
-
-  Raises:
-    UserError: the numbers do not make a run.
-  """
-  if coordinator is None:
-    if processes > 1 or process_id > 0:
-      raise UserError("a run of several processes needs --coordinator=HOST:PORT of process 0")
-    return
-  if not re.fullmatch(r".+:\d+", coordinator):
-    raise UserError(f"--coordinator={coordinator} is not HOST:PORT, like node0:1234")
-  if process_id >= processes:
-    raise UserError(f"--process_id={process_id} is not one of 0 … {processes - 1} (--processes={processes})")
-  jax.config.update("jax_cpu_collectives_implementation", "gloo")  # no effect on other platforms
-  jax.distributed.initialize(coordinator, processes, process_id)
-
-
 def on_first_process(action: Callable[[], None]) -> None:
   """Runs an action on process 0 while the others wait; where it refuses, all of them refuse.
 
@@ -240,7 +217,8 @@ def check_batch(spec: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh) -> None:
 class Program(NamedTuple):
   """A `Task` compiled for a mesh: the same functions on host batches, with the same arguments.
 
-  `train_step` and `train_steps` (a list of K batches in one dispatch) donate the state.
+  `train_step` and `train_steps` (a list of K batches in one dispatch) donate the state,
+  unless JAX looks for NaN.
   `state` holds shapes, types *and* shardings, which is what a checkpoint restores into; `devices` is how
   many it runs on; `task` is what was compiled.
   """
@@ -336,6 +314,11 @@ def _place(batch: PyTree, sharding: NamedSharding) -> PyTree:
     return jax.tree.map(own_rows, batch)
 
 
+def _donated() -> tuple[int, ...]:
+  """The state; but what gave a NaN is computed again, one operation at a time, where JAX looks for those."""
+  return () if jax.config.jax_debug_nans else (0,)
+
+
 def _jit_steps(step: Callable, shardings: PyTree, mesh: Mesh) -> tuple[Callable, Callable]:
   """(train_step, train_steps) by `jit`: XLA inserts the reductions that the shardings call for."""
   one, stack = (
@@ -348,7 +331,7 @@ def _jit_steps(step: Callable, shardings: PyTree, mesh: Mesh) -> tuple[Callable,
       fn,
       in_shardings=(shardings, split),
       out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
-      donate_argnums=0,
+      donate_argnums=_donated(),
     )
 
   jitted, jitted_repeat = compiled(step, one), compiled(_repeat(step), stack)
@@ -389,7 +372,7 @@ def _pmap_steps(step: Callable, shardings: PyTree, mesh: Mesh) -> tuple[Callable
       in_axes=(axes, batch_axis),
       out_axes=(axes, None),
       devices=None if jax.process_count() > 1 else list(mesh.devices.flat),
-      donate_argnums=0,
+      donate_argnums=_donated(),
     )
 
     def run(state, batch):

@@ -11,18 +11,13 @@ import numpy as np
 from dlcourse.errors import UserError
 from dlcourse.evaluators import Report
 from dlcourse.experiment import Experiment, Options, Run, Study, load
+from dlcourse.metrics_log import read_metrics
 from dlcourse.parallel import make_mesh
 from dlcourse.report.figures import line_figure
 from dlcourse.report.write import markdown, save
 from dlcourse.train import train
 from dlcourse.trained import open_trained, report
-from dlcourse.workdir import (
-  RECORD,
-  check_planned,
-  read_json,
-  read_metrics,
-  write_json,
-)
+from dlcourse.workdir import RECORD, check_planned, read_json, write_json
 
 _DEFAULT = Options()
 _READ = ("train", "test", "seconds", "devices", "commit")  # of a result

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dlcourse import metrics
 from dlcourse.data.recipe import Spec
 from dlcourse.errors import UserError
 from dlcourse.parallel import global_sum, replica_key
@@ -221,6 +222,23 @@ def gradient(objective: Callable, params: PyTree) -> tuple[PyTree, Any]:
   """The gradient of a loss that is a mean over the global batch; see `local_gradient`."""
   grads, aux = local_gradient(objective, params)
   return global_sum(grads), aux
+
+
+def skipping(train_step: Callable) -> Callable:
+  """A training step that changes nothing but its number where anything in it is not finite.
+
+  Its metrics are those of the steps that were made, and "skipped", the share of those that were not.
+  """
+
+  def step(state: TrainState, batch):
+    after, measured = train_step(state, batch)
+    numbers = [x for x in jax.tree.leaves((after, measured)) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    wrong = global_sum(sum(jnp.sum(~jnp.isfinite(x)) for x in numbers)) > 0
+    kept = jax.tree.map(lambda new, old: jnp.where(wrong, old, new), after, state)
+    measured = jax.tree.map(lambda x: jnp.where(wrong, 0, x), measured)
+    return kept.replace(step=after.step), measured | {"skipped": metrics.mean(jnp.float32(wrong))}
+
+  return step
 
 
 def descend(

@@ -4,22 +4,29 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import chex
 import jax
+import numpy as np
 from absl import logging
 
 from dlcourse import metrics, workdir
+from dlcourse.assembly import assemble
 from dlcourse.checkpoint import Checkpoints, Progress
 from dlcourse.data.recipe import Data
-from dlcourse.errors import UserError, described, own_line, unknown
+from dlcourse.errors import Preempted, UserError, unknown
 from dlcourse.evaluators import Report, measure
 from dlcourse.experiment import Best, Experiment, Options, catalogue, load
-from dlcourse.parallel import Mode, Program, batch_size, compile_task, make_mesh
+from dlcourse.metrics_log import MetricsLog
+from dlcourse.parallel import Program
+from dlcourse.preemption import Notice
 from dlcourse.progress import Display
 from dlcourse.task import TrainState
+from dlcourse.watchdog import Watchdog
 from dlcourse.whole_file import whole_file
 
 # Overrides that an experiment named by `init_from` is given too, and those that it is not.
@@ -27,16 +34,34 @@ _SHARED, _NOT_SHARED = ("--data.", "--task.model."), "--data.augment"
 
 
 class Session(NamedTuple):
-  """What the loop works with."""
+  """What the loop works with; `name` and `overrides` are those of `train`."""
 
+  name: str
+  overrides: Sequence[str]
   path: pathlib.Path
   experiment: Experiment
   options: Options
   data: Data
   program: Program
   checkpoints: Checkpoints
-  log: workdir.MetricsLog
+  log: MetricsLog
   display: Display
+  notice: Notice
+  watchdog: Watchdog
+
+  @property
+  def command(self) -> str:
+    """What trains this, or goes on with it."""
+    words = ["dlcourse", "train", f"--experiment={self.name}", f"--workdir={self.path}"]
+    words += [f"--seed={self.options.seed}"] if self.options.seed else []
+    return shlex.join([*words, *self.overrides])
+
+
+class Measured(NamedTuple):
+  """What was measured in one dispatch, of one step or of several."""
+
+  steps: range
+  metrics: Mapping[str, metrics.Mean]
 
 
 def train(
@@ -52,9 +77,17 @@ def train(
     options: how.
 
   Raises:
-    UserError: the workdir, the data or the devices cannot be used.
+    UserError: the workdir, the data or the devices cannot be used, or the training diverges.
+    Preempted: it was asked to end, and is saved.
   """
-  data, program = assemble(experiment, options.devices, options.parallel, tensor=options.tensor)
+  with jax.debug_nans(options.debug):
+    _train(name, overrides, experiment, path, options)
+
+
+def _train(
+  name: str, overrides: list[str], experiment: Experiment, path: pathlib.Path, options: Options
+) -> None:
+  data, program = assemble(experiment, options)
   _check_dispatch(experiment, options)
   first = experiment.data.first()
   if first:
@@ -73,9 +106,14 @@ def train(
     state, progress = saved
     if program.task.precompute:
       data = program.task.precompute(state, data)
-    log = workdir.MetricsLog(path, int(state.step))
-    with contextlib.closing(log), Display(name, int(state.step), experiment.steps) as display:
-      loop(Session(path, experiment, options, data, program, checkpoints, log, display), state, progress)
+    with (
+      contextlib.closing(MetricsLog(path, int(state.step))) as log,
+      Display(name, int(state.step), experiment.steps) as display,
+      Notice() as notice,
+      Watchdog(options.stuck_after) as watchdog,
+    ):
+      run = (name, overrides, path, experiment, options, data, program)
+      loop(Session(*run, checkpoints, log, display, notice, watchdog), state, progress)
 
 
 def _save_tokenizer(path: pathlib.Path, data: Data) -> None:
@@ -98,7 +136,7 @@ def _begin(
   if source in catalogue():
     shared = shared_overrides(overrides)
     first = load(source, shared)
-    _, other = assemble(first, options.devices, options.parallel, tensor=options.tensor)
+    _, other = assemble(first, options)
     theirs = network_of(other.task).variables(other.state)
     from_network(network.variables(program.state), theirs, source)  # before it is trained: does it fit?
     _train_first(source, shared, path / "init", options)
@@ -134,32 +172,76 @@ def _check_dispatch(experiment: Experiment, options: Options) -> None:
 
 
 def loop(session: Session, state: TrainState, progress: Progress) -> None:
-  """Steps until the end, or until patience runs out. Events fall on multiples of their intervals."""
-  experiment, data, program = session.experiment, session.data, session.program
-  log, display = session.log, session.display
-  step, pending, started = int(state.step), [], time.perf_counter()
+  """Steps until the end, or until patience runs out. Events fall on multiples of their intervals.
+
+  Raises:
+    UserError: the training diverges, or its last state cannot be saved.
+    Preempted: it was asked to end, and is saved.
+  """
+  experiment, watchdog = session.experiment, session.watchdog
+  # A hidden transfer would make every step wait for the last; but what JAX repeats one by one is full of them.
+  guard = "allow" if session.options.debug else "disallow"
+  step, pending, started, compiling = int(state.step), [], time.perf_counter(), True
   while step < experiment.steps and not gave_up(experiment.best, progress):
-    with jax.transfer_guard("disallow"):  # a hidden transfer would make every step wait for the last
-      state, measured, step = advance(session, state, step)
+    watchdog.all_is_well(compiling)
+    with _found(session, step):
+      with jax.transfer_guard(guard):
+        state, measured, step = advance(session, state, step)
+      if session.options.debug:
+        chex.assert_tree_all_finite((state.params, state.model_state))
     pending += measured
-    display.advance(step)
+    session.display.advance(step)
+    leaves = step < experiment.steps and session.notice.given()
     evaluates = step % experiment.eval_every == 0 or step == experiment.steps
-    if evaluates or step % experiment.log_every == 0:
-      values = metrics.read(metrics.accumulate(pending))
-      _check_finite(step, values)
-      display.show(step, "train", values)
-      log.write(step, "train", values | {"seconds": round(time.perf_counter() - started, 4)})
+    if evaluates or leaves or step % experiment.log_every == 0:
+      values = read(session, pending)
+      _log(session, step, "train", values | {"seconds": round(time.perf_counter() - started, 4)})
       pending, started = [], time.perf_counter()
     if evaluates:
-      values = measure(program, state, data, "validation") | monitor(session, state, step)
-      _check_finite(step, values)
-      display.show(step, "validation", values)
-      log.write(step, "validation", values)
-      progress = judge(experiment.best, progress, step, values)
-      session.checkpoints.save(state, progress)
+      watchdog.all_is_well(compiling=True)
+      values = measure(session.program, state, session.data, "validation") | monitor(session, state, step)
+      _check_finite(session, range(step, step + 1), values)
+      _log(session, step, "validation", values)
+      progress, compiling = judge(experiment.best, progress, step, values), False
+    if evaluates or leaves:
+      progress = session.checkpoints.save(state, progress)
       started = time.perf_counter()
+    if leaves:
+      session.checkpoints.insist(state, progress)
+      raise Preempted(f"asked to end: saved at step {step}; the same command goes on")
+  session.checkpoints.insist(state, progress)
   if gave_up(experiment.best, progress):
-    display.note(f"stopped at step {step}: no better {experiment.best.metric} since {progress.best_step}")
+    better = f"no better {experiment.best.metric} since {progress.best_step}"
+    session.display.note(f"stopped at step {step}: {better}")
+
+
+@contextlib.contextmanager
+def _found(session: Session, step: int) -> Iterator[None]:
+  """Says when it was that `--debug` found something."""
+  try:
+    yield
+  except (FloatingPointError, AssertionError) as error:
+    error.add_note(f"in step {step + 1} (batch {step} of seed {session.options.seed})")
+    raise
+
+
+def _log(session: Session, step: int, split: str, values: dict[str, float]) -> None:
+  session.display.show(step, split, values)
+  session.log.write(step, split, values)
+
+
+def read(session: Session, pending: Sequence[Measured]) -> dict[str, float]:
+  """What several steps measured.
+
+  Raises:
+    UserError: it is not finite in one of them.
+  """
+  values = metrics.read(metrics.accumulate(part.metrics for part in pending))
+  if not all(map(math.isfinite, values.values())):
+    parts = ((part.steps, jax.device_get(part.metrics)) for part in pending)
+    wrong = (steps for steps, part in parts if not all(map(np.isfinite, jax.tree.leaves(part))))
+    _check_finite(session, next(wrong, pending[-1].steps), values)
+  return values
 
 
 def monitor(session: Session, state: TrainState, step: int) -> dict[str, float]:
@@ -187,16 +269,22 @@ def on_validation(data: Data) -> Data:
   return data._replace(eval_batches=eval_batches, sizes=sizes)
 
 
-def _check_finite(step: int, values: dict[str, float]) -> None:
+def _check_finite(session: Session, steps: range, values: Mapping[str, float]) -> None:
   """A diverged run stops: it would only write NaN over everything that is still of use."""
   for name, value in values.items():
     if not math.isfinite(value):
+      first, last = steps[0], steps[-1]
+      when = f"step {first} (batch {first - 1}"
+      if last > first:
+        when = f"one of the steps {first} to {last} (batches {first - 1} to {last - 1}"
       raise UserError(
-        f"{name} is {value} at step {step}: training has diverged; a lower learning rate may help"
+        f"{name} is {value} at {when} of seed {session.options.seed}): training has diverged; a lower learning "
+        "rate may help, --nonfinite=skip leaves such batches out, and this shows where it comes from: "
+        f"{session.command} --debug"
       )
 
 
-def advance(session: Session, state: TrainState, step: int) -> tuple[TrainState, list[dict], int]:
+def advance(session: Session, state: TrainState, step: int) -> tuple[TrainState, list[Measured], int]:
   """`steps_per_dispatch` steps where no event falls between them, else one; with what was measured.
 
   They are one dispatch where their batches are alike, and not of several buckets of lengths.
@@ -210,11 +298,11 @@ def advance(session: Session, state: TrainState, step: int) -> tuple[TrainState,
   batches = [data.batch(options.seed, step + i) for i in range(count)]
   if count > 1 and len({tuple(x.shape for x in batch.values()) for batch in batches}) == 1:
     state, measured = program.train_steps(state, batches)
-    return state, [measured], step + count
+    return state, [Measured(range(step + 1, step + count + 1), measured)], step + count
   every = []
-  for batch in batches:
+  for i, batch in enumerate(batches):
     state, measured = program.train_step(state, batch)
-    every.append(measured)
+    every.append(Measured(range(step + i + 1, step + i + 2), measured))
   return state, every, step + count
 
 
@@ -232,45 +320,3 @@ def judge(best: Best, progress: Progress, step: int, values: dict[str, float]) -
 def gave_up(best: Best, progress: Progress) -> bool:
   """Whether early stopping has run out of patience."""
   return best.patience is not None and progress.waited >= best.patience
-
-
-def assemble(
-  experiment: Experiment, devices: int | None, mode: Mode, fit: bool = False, tensor: int | None = None
-) -> tuple[Data, Program]:
-  """The data and the compiled task of an experiment; by shapes alone, nothing is computed yet.
-
-  Args:
-    experiment: what to build.
-    devices: how many to use; None: all.
-    mode: how the training step is compiled.
-    fit: where `devices` is None, leave out the devices that cannot share a batch evenly.
-    tensor: see `make_mesh`.
-
-  Raises:
-    UserError: the fields of the experiment do not make a network that fits the data and the devices.
-  """
-  with _explained("the data cannot be made of"):
-    data = experiment.data.build()
-  mesh = make_mesh(devices, batch_size(data.spec.batch) if fit else None, mode, tensor)
-  with _explained("no network comes of"):
-    task = experiment.task.build(data.spec, experiment.steps)
-    program = compile_task(task, data.spec.batch, mesh, mode)
-    names = jax.eval_shape(task.eval_step, program.state, jax.random.key(0), data.spec.batch)
-  if experiment.best.metric not in (None, *names) and not experiment.monitors:
-    raise unknown("metric of --best.metric", experiment.best.metric, names)
-  return data, program
-
-
-@contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-  """Whatever a person's fields, model or files lead to is one line, with its place where that is their file."""
-  try:
-    yield
-  except UserError:
-    raise
-  except Exception as error:
-    logging.debug("assembling failed", exc_info=True)
-    raise UserError(
-      f"{what} these fields ({own_line(error)}{described(error)}); --help shows them "
-      "with their defaults, --v=1 where it went wrong"
-    ) from error

@@ -11,19 +11,20 @@ import numpy as np
 from absl import logging
 
 from dlcourse import watermark, workdir
+from dlcourse.assembly import assemble
 from dlcourse.checkpoint import Checkpoints, Gone, Progress
 from dlcourse.data.recipe import Data
 from dlcourse.errors import UserError
 from dlcourse.evaluators import measure
 from dlcourse.evaluators.samples import Request, draw, save_samples
-from dlcourse.experiment import Experiment, differences
+from dlcourse.experiment import Experiment, Options, differences
 from dlcourse.flops import step_flops, utilisation
+from dlcourse.metrics_log import read_metrics
 from dlcourse.parallel import Program
 from dlcourse.report.figures import eight_bit
 from dlcourse.report.layers import task_summary
 from dlcourse.report.write import write_report
 from dlcourse.task import TrainState
-from dlcourse.train import assemble
 
 Which = Literal["best", "last"]
 _OTHER: Mapping[Which, Which] = {"best": "last", "last": "best"}
@@ -56,7 +57,7 @@ def open_trained(path: pathlib.Path, which: Which = "best", devices: int | None 
   """
   experiment, record = workdir.rebuild(path)
   located = dataclasses.replace(experiment, data=experiment.data.within(path))
-  data, program = assemble(located, devices, "jit", fit=True)
+  data, program = assemble(located, Options(devices=devices), fit=True)
   changed = differences(record.get("data", {}), workdir.data_facts(data))
   if "data" in record and changed:
     logging.warning("%s was trained on other data: %s", path, workdir.changes(changed))
@@ -172,7 +173,7 @@ def report(trained: Trained) -> dict[str, Any]:
     UserError: after all that, what evaluators refused, which is in the result as "refused".
   """
   test = measure(trained.program, trained.state, trained.data, "test")
-  rows = workdir.read_metrics(trained.path)
+  rows = read_metrics(trained.path)
   seconds = sum(row.get("seconds", 0.0) for row in rows)
   result = {
     "experiment": trained.record["experiment"],

@@ -1,12 +1,11 @@
-"""The folder of a run: what it was, what it logged. Only process 0 writes.
+"""The folder of a run, and what it was. Only process 0 writes.
 
-`experiment.json` (recipe, versions, seed, devices), `metrics.jsonl`, `tensorboard/`, `checkpoints/`,
-`result.json` and `report/`. Everything after training starts from here.
+`experiment.json` (recipe, versions, seed, devices), `checkpoints/`, `result.json`, `report/`, and what
+`dlcourse.metrics_log` writes. Everything after training starts from here.
 """
 
 import contextlib
 import fcntl
-import functools
 import importlib.metadata
 import json
 import math
@@ -124,6 +123,7 @@ def new_record(
       "tensor": options.tensor,
       "processes": jax.process_count(),
       "steps_per_dispatch": options.steps_per_dispatch,
+      "nonfinite": options.nonfinite,
     },
     "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
   }
@@ -314,75 +314,3 @@ def rebuilt(
     logging.warning("%s: default of %s has changed from %r to %r; using the first", source, field, was, now)
     experiment = with_value(experiment, field, was)
   return experiment
-
-
-class MetricsLog:
-  """`metrics.jsonl` and TensorBoard events of a run; does nothing in processes other than the first."""
-
-  def __init__(self, path: pathlib.Path, restored_step: int):
-    """Opens the log and drops what was logged after the restored step: it is about to happen again."""
-    self._file = None
-    if jax.process_index() != 0:
-      return
-    rows = [row for row in read_metrics(path) if row["step"] <= restored_step]
-    log = path / "metrics.jsonl"
-    temporary = log.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(temporary, log)
-    self._file = open(log, "a")  # noqa: SIM115 - closed by close()
-    self._path, self._restored_step = path, restored_step
-
-  @functools.cached_property
-  def _board(self):
-    from tensorboardX import SummaryWriter  # takes longer than a first step
-
-    return SummaryWriter(str(self._path / "tensorboard"), purge_step=self._restored_step + 1)
-
-  def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-    """Logs one line: the values of a split at a step.
-
-    Raises:
-      UserError: the folder cannot be written (any more).
-    """
-    if self._file is None:
-      return
-    with _writing(self._path):
-      self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-      self._file.flush()
-      for name, value in values.items():
-        self._board.add_scalar(f"{name}/{split}", value, step)
-
-  def close(self) -> None:
-    """Flushes both."""
-    if self._file is None:
-      return
-    with _writing(self._path):
-      self._file.close()
-      if "_board" in self.__dict__:  # made by the first line only
-        self._board.close()
-
-
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of `metrics.jsonl`; a last line that a kill cut short is left out."""
-  log = path / "metrics.jsonl"
-  if not log.exists():
-    return []
-  lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-  rows = [_parsed(line) for line in lines]
-  if None in rows[:-1]:
-    logging.warning("%s: line %d is damaged and left out", log, rows.index(None) + 1)
-  return [row for row in rows if row is not None]
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-  try:
-    row = json.loads(line)
-  except ValueError:
-    return None
-  return row if isinstance(row, dict) and _is_logged(row) else None
-
-
-def _is_logged(row: Mapping[str, Any]) -> bool:
-  """Whether a line is one of ours: a step, a split, and numbers."""
-  values = [value for name, value in row.items() if name != "split"]
-  return {"step", "split"} <= set(row) and all(isinstance(value, int | float) for value in values)

@@ -199,12 +199,50 @@ def test_a_reader_leaves_an_unfinished_save_alone(tmp_path):
   assert unfinished.exists()
 
 
-def test_a_save_that_fails_is_one_line(tmp_path, monkeypatch):
-  checkpoints = Checkpoints(tmp_path / "c")
-  monkeypatch.setattr(checkpoints._manager, "save", fails)
-  with pytest.raises(UserError, match=r"c cannot be written: RESOURCE_EXHAUSTED: no space$"), checkpoints:
-    checkpoints.save(state_at(1), Progress())
-
-
 def fails(*args, **kwargs):
   raise ValueError("RESOURCE_EXHAUSTED: no space\nand much more")
+
+
+def test_a_save_that_fails_costs_one_checkpoint_and_is_said_in_one_line(tmp_path, monkeypatch, caplog):
+  with Checkpoints(tmp_path / "c") as checkpoints:
+    checkpoints.save(state_at(1), Progress())
+    with monkeypatch.context() as patched:
+      patched.setattr(checkpoints._manager, "save", fails)
+      checkpoints.save(state_at(2), Progress())
+    assert "c cannot be written: RESOURCE_EXHAUSTED: no space; training goes on" in caplog.text
+    checkpoints.save(state_at(3), Progress())
+  assert steps_in(tmp_path / "c") == [1, 3]
+
+
+def test_a_disk_that_is_too_full_is_not_written_to(tmp_path, monkeypatch, caplog):
+  with Checkpoints(tmp_path / "c") as checkpoints:
+    checkpoints.save(state_at(1), Progress())
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=999_000))
+    checkpoints.save(state_at(2), Progress())
+    assert "step 2 takes 1 MB of disk, and 1 MB are free; training goes on" in caplog.text
+    with pytest.raises(UserError, match="c cannot be written: step 2 takes 1 MB of disk"):
+      checkpoints.insist(state_at(2), Progress())
+    monkeypatch.undo()
+    checkpoints.insist(state_at(2), Progress())
+    checkpoints.insist(state_at(2), Progress())  # is there by now
+  assert steps_in(tmp_path / "c") == [1, 2]
+
+
+def test_a_best_checkpoint_that_could_not_be_saved_is_not_the_best(tmp_path, monkeypatch):
+  older, lost, waiting = Progress(1, 0.5), Progress(2, 0.3), Progress(2, 0.3, waited=1)
+  with Checkpoints(tmp_path / "c") as checkpoints:
+    assert checkpoints.save(state_at(1), older) == older
+    with monkeypatch.context() as patched:
+      patched.setattr(checkpoints._manager, "save", fails)
+      assert checkpoints.save(state_at(2), lost) == older
+    assert checkpoints.save(state_at(3), waiting) == Progress(1, 0.5, waited=1)
+  with Checkpoints(tmp_path / "c") as again:
+    assert again.resume(shapes(state_at(0)))[1] == Progress(1, 0.5, waited=1)
+    assert steps_in(tmp_path / "c") == [1, 3]
+
+
+def test_where_no_checkpoint_is_left_there_is_no_best_one(tmp_path, monkeypatch):
+  with Checkpoints(tmp_path / "c") as checkpoints:
+    monkeypatch.setattr(checkpoints._manager, "save", fails)
+    assert checkpoints.save(state_at(1), Progress(1, 0.5)) == Progress()

@@ -8,9 +8,10 @@ import pytest
 
 from dlcourse.data.recipe import Spec
 from dlcourse.errors import UserError
+from dlcourse.metrics import mean
 from dlcourse.models.lenet import LeNet5
 from dlcourse.parallel import _under_axis
-from dlcourse.task import complete, descend, gradient, new_state, step_key
+from dlcourse.task import complete, descend, gradient, new_state, skipping, step_key
 
 
 def objective(inputs, mask):
@@ -45,6 +46,38 @@ def test_step_keys_differ_by_step_and_by_run_and_consume_nothing():
   keys = [step_key(state), step_key(state.replace(step=state.step + 1)), step_key(other)]
   assert len({tuple(np.asarray(jax.random.key_data(key))) for key in keys}) == 3
   assert (jax.random.key_data(step_key(state)) == jax.random.key_data(keys[0])).all()
+
+
+def halving(state, batch):
+  """A step that halves the distance of w to the mean of a batch, and measures that."""
+  w = (state.params["w"] + jnp.mean(batch["x"])) / 2
+  return state.replace(step=state.step + 1, params={"w": w}), {"loss": mean(w)}
+
+
+def test_a_batch_that_is_not_finite_changes_nothing_but_the_count():
+  state = new_state(jax.random.key(0), {"w": jnp.zeros(())}, (jnp.zeros(()),))
+  batches = [{"x": jnp.full(4, x)} for x in (1.0, jnp.nan, jnp.inf, 3.0)]
+  losses, skipped = [], []
+  for batch in batches:
+    state, measured = jax.jit(skipping(halving))(state, batch)
+    losses.append((float(measured["loss"].total), float(measured["loss"].weight)))
+    skipped.append(measured["skipped"].value())
+  assert (int(state.step), float(state.params["w"])) == (4, 1.75)  # 0 -> 0.5 -> 1.75
+  assert losses == [(0.5, 1), (0, 0), (0, 0), (1.75, 1)]
+  assert skipped == [0, 1, 1, 0]
+
+
+def test_replicas_skip_what_one_of_them_finds():
+  state = new_state(jax.random.key(0), {"w": jnp.zeros(())}, (jnp.zeros(()),))
+
+  def replica(state, x):
+    with _under_axis("data"):
+      return skipping(halving)(state, {"x": x})
+
+  split = jax.pmap(replica, axis_name="data", in_axes=(None, 0), devices=jax.devices()[:2])
+  state, measured = split(state, jnp.array([[1.0, 1.0], [1.0, jnp.nan]]))
+  np.testing.assert_array_equal(state.params["w"], [0, 0])
+  np.testing.assert_array_equal(measured["skipped"].total, [1, 1])
 
 
 def test_complete_fills_only_what_the_model_leaves_open():

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from dlcourse.assembly import assemble
 from dlcourse.checkpoint import Progress
 from dlcourse.errors import UserError
 from dlcourse.experiment import Best, Options, load
-from dlcourse.train import assemble, gave_up, judge, shared_overrides, train
+from dlcourse.train import advance, gave_up, judge, shared_overrides, train
 from dlcourse.trained import evaluate, open_trained, report
 
 NAME = "cnn.mlp"
@@ -180,13 +181,77 @@ def test_a_run_goes_on_in_another_mode_on_other_devices(tmp_path, killed_at, mon
 )
 def test_fields_that_make_no_network_are_refused_in_one_line(name, override):
   with pytest.raises(UserError) as refused:
-    assemble(load(name, ["--data.source=digits", "--data.batch_size=8", *override]), 1, "jit")
+    assemble(load(name, ["--data.source=digits", "--data.batch_size=8", *override]), Options(devices=1))
   assert "\n" not in str(refused.value)
 
 
-def test_a_diverged_run_stops_and_says_when(tmp_path):
-  with pytest.raises(UserError, match="at step 5: training has diverged"):
+@pytest.fixture
+def poisoned_at(monkeypatch):
+  """Puts a NaN into the batch of a step."""
+  from dlcourse.data import batches
+
+  original = batches.shuffled
+
+  def arm(step):
+    def poisoning(arrays, batch_size):
+      batch = original(arrays, batch_size)
+
+      def poison(seed, at):
+        found = batch(seed, at)
+        return found | {"mask": found["mask"] * np.float32("nan")} if at == step else found
+
+      return poison
+
+    monkeypatch.setattr("dlcourse.data.images.shuffled", poisoning)
+
+  return arm
+
+
+@pytest.mark.parametrize(
+  ("count", "when"), [(1, "step 8 (batch 7 of"), (2, "one of the steps 8 to 9 (batches 7 to 8 of")]
+)
+def test_a_diverged_run_names_the_step_its_batch_and_how_to_see_it_again(tmp_path, poisoned_at, count, when):
+  poisoned_at(7)
+  with pytest.raises(UserError) as said:
+    run(tmp_path, steps_per_dispatch=count)
+  assert f"is nan at {when} seed 0): training has diverged" in str(said.value)
+  assert f"dlcourse train --experiment=cnn.mlp --workdir={tmp_path} --data.source=digits" in str(said.value)
+  assert str(said.value).endswith(" --debug")
+  assert [row["step"] for row in lines(tmp_path)] == [5]
+
+
+def test_what_has_diverged_before_the_log_says_so_is_found(tmp_path):
+  with pytest.raises(UserError, match=r"at step [23] \(batch [12] of seed 0\): training has"):
     run(tmp_path, "--task.optimizer.learning_rate=1e30", "--task.model.norm=False")
+
+
+def test_a_run_may_skip_batches_that_are_not_finite(tmp_path, poisoned_at):
+  poisoned_at(7)
+  run(tmp_path, nonfinite="skip")
+  rows = {row["step"]: row for row in lines(tmp_path) if row["split"] == "train"}
+  assert [rows[step]["skipped"] for step in (5, 10, 15)] == [0, 0.2, 0]
+  assert rows[10]["loss"] < rows[5]["loss"]
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state_of(tmp_path).params))
+
+
+def test_debugging_says_in_which_step_and_operation_a_nan_arises(tmp_path, poisoned_at):
+  poisoned_at(7)
+  with pytest.raises(FloatingPointError, match="nan") as said:
+    run(tmp_path, debug=True)
+  assert "batch 7 of seed 0" in "".join(said.value.__notes__)
+  assert any(frame.path.name == "supervised.py" for frame in said.traceback)
+
+
+def test_debugging_finds_a_state_that_is_infinite(tmp_path, monkeypatch):
+  def overflowing(session, state, step):
+    state, measured, step = advance(session, state, step)
+    rest = state.params if step < 3 else jax.tree.map(lambda x: x + np.float32("inf"), state.params)
+    return state.replace(params=rest), measured, step
+
+  monkeypatch.setattr("dlcourse.train.advance", overflowing)
+  with pytest.raises(AssertionError, match="inf") as said:
+    run(tmp_path, debug=True)
+  assert said.value.__notes__ == ["in step 3 (batch 2 of seed 0)"]
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ from dlcourse.errors import UserError
 from dlcourse.evaluators.representation import Disentanglement, LinearProbe
 from dlcourse.evaluators.samples import Request
 from dlcourse.experiment import Options, load
+from dlcourse.metrics_log import read_metrics
 from dlcourse.report.layers import task_summary
 from dlcourse.train import train
 from dlcourse.trained import Trained, evaluate, open_trained, report, sample
-from dlcourse.workdir import read_json, read_metrics
+from dlcourse.workdir import read_json
 
 OVERRIDES = ["--data.source=digits", "--data.size=8", "--data.batch_size=12", "--steps=6", "--eval_every=2"]
 

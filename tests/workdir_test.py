@@ -230,58 +230,6 @@ def test_what_is_no_number_is_null_in_json(tmp_path):
   assert "".join(text.split()) == '{"a":[null,{"b":null},1.5]}'
 
 
-def steps(path):
-  return [row["step"] for row in workdir.read_metrics(path)]
-
-
-def logged(path, restored, numbers):
-  log = workdir.MetricsLog(path, restored)
-  for number in numbers:
-    log.write(number, "train", {"loss": 1.0 / number})
-  log.close()
-
-
-def test_a_resumed_log_drops_what_will_happen_again(tmp_path):
-  logged(tmp_path, 0, [1, 2, 3, 4])
-  with open(tmp_path / "metrics.jsonl", "a") as file:
-    file.write('{"step": 5, "split": "tr')  # killed while writing
-  assert steps(tmp_path) == [1, 2, 3, 4]
-  logged(tmp_path, 2, [3, 4, 5])
-  assert steps(tmp_path) == [1, 2, 3, 4, 5]
-  assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
-
-
-def test_the_log_is_readable_while_it_is_written(tmp_path):
-  log = workdir.MetricsLog(tmp_path, 0)
-  log.write(1, "validation", {"loss": 0.5, "accuracy": 0.25})
-  assert workdir.read_metrics(tmp_path) == [{"step": 1, "split": "validation", "loss": 0.5, "accuracy": 0.25}]
-  log.close()
-  assert list((tmp_path / "tensorboard").iterdir())
-
-
-def test_no_log_has_no_rows(tmp_path):
-  assert workdir.read_metrics(tmp_path) == []
-
-
-def test_a_damaged_line_in_the_middle_is_said(tmp_path, caplog):
-  logged(tmp_path, 0, [1, 2, 3])
-  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-  (tmp_path / "metrics.jsonl").write_text("\n".join([lines[0], lines[1][:9], lines[2]]) + "\n")
-  with caplog.at_level(logging.WARNING):
-    assert steps(tmp_path) == [1, 3]
-  assert "line 2 is damaged" in caplog.text
-
-
-def test_a_full_disk_is_one_line(tmp_path):
-  log = workdir.MetricsLog(tmp_path, 0)
-  log._file.close()
-  log._file = open("/dev/full", "w")  # noqa: SIM115 - the log closes it
-  with pytest.raises(UserError, match="cannot be written: No space left on device"):
-    log.write(1, "train", {"loss": 1.0})
-  with pytest.raises(UserError, match="cannot be written"):
-    log.close()
-
-
 def test_a_folder_in_place_of_a_file_is_one_line(tmp_path):
   (tmp_path / "x.json").mkdir()
   with pytest.raises(UserError, match=r"x\.json cannot be written: Is a directory"):
