@@ -6,4 +6,4 @@ install dev,parity
 cd "$ROOT"
 "$VENV/bin/ruff" check --quiet .
 "$VENV/bin/ruff" format --quiet --check .
-exec "$VENV/bin/python" -m pytest --numprocesses=2 --dist=worksteal --quiet "$@"
+exec "$VENV/bin/python" -m pytest --numprocesses=2 --dist=worksteal --quiet --durations=25 --durations-min=5 "$@"
