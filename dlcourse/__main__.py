@@ -401,6 +401,7 @@ def main() -> None:
     _say(f"{error.filename2 or error.filename or 'the output'} cannot be used: {error.strerror}")
     sys.exit(2)
   except Preempted as said:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm asks the rest again as soon as one process has left
     _say(f"{said}")
     sys.exit(PREEMPTED)
   except Exception:

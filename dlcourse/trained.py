@@ -20,7 +20,7 @@ from dlcourse.evaluators.samples import Request, draw, save_samples
 from dlcourse.experiment import Experiment, Options, differences
 from dlcourse.flops import step_flops, utilisation
 from dlcourse.metrics_log import read_metrics
-from dlcourse.parallel import Program
+from dlcourse.parallel import Program, on_first_process
 from dlcourse.report.figures import eight_bit
 from dlcourse.report.layers import task_summary
 from dlcourse.report.write import write_report
@@ -200,11 +200,14 @@ def report(trained: Trained) -> dict[str, Any]:
       continue
     result["test"] |= reports[name].scalars
   result |= {"refused": refused} if refused else {}
-  if jax.process_index() == 0:
+
+  def write() -> None:
     experiment, data = trained.experiment, trained.data
     layers = task_summary(trained.program.task, data.spec)
     write_report(trained.path, rows, result, reports, trained.state.params, layers, experiment.best, data)
     workdir.write_json(trained.path / "result.json", result)
+
+  on_first_process(write)
   if refused:
     raise UserError(f"{trained.path / 'report'} is written, but without {'; '.join(refused)}")
   return result

@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dlcourse import metrics, parallel
+from dlcourse.distributed import start_distributed
 from dlcourse.experiment import load
 
 IMAGES = ("--data.source=digits", "--data.batch_size=16")
@@ -73,7 +74,7 @@ def main() -> None:
   """Runs every case in this process, together with the others; the first writes FOLDER/NAME-MODE.npz."""
   coordinator, processes, process_id, corpus, folder = sys.argv[1:]
   jax.config.update("jax_enable_x64", True)
-  parallel.start_distributed(coordinator, int(processes), int(process_id))
+  start_distributed(coordinator, int(processes), int(process_id))
   for name, mode in CASES:
     result = twenty_steps(name, overrides_of(name, mode, pathlib.Path(corpus)), mode)
     if jax.process_index() == 0:
