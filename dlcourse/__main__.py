@@ -64,7 +64,7 @@ flags.DEFINE_enum("format", None, ["h5", "safetensors"], "Kind of file; default:
 flags.DEFINE_string("output", None, "File that is written; default: model.h5 (or .safetensors) in the workdir.")
 flags.DEFINE_string("model", None, "File that `export` has written, or the workdir of a training.")
 flags.DEFINE_string(
-  "recipe", None, "FILE.py:FUNCTION, for a --model that was trained with a recipe of one's own."
+  "recipe", None, "FILE.py:FUNCTION, for what was trained with a recipe of one's own: its code is run."
 )
 flags.DEFINE_string("study", None, "Which study to run: MODULE.NAME (see `list`).")
 
@@ -102,20 +102,24 @@ def _trained():
 
   if FLAGS.workdir and FLAGS.experiment:
     raise UserError("--workdir says which run it is; leave --experiment out")
-  return open_trained(_workdir(FLAGS.experiment), FLAGS.checkpoint, FLAGS.devices)
+  named = FLAGS.experiment if ".py:" in (FLAGS.experiment or "") else None
+  path = _workdir(FLAGS.experiment)
+  return open_trained(path, FLAGS.checkpoint, FLAGS.devices, FLAGS.recipe or named)
 
 
 def train(rest: list[str]) -> None:
   """Trains an experiment, or goes on where it was stopped; then writes its report."""
   from dlcourse import console
   from dlcourse.distributed import start_distributed
-  from dlcourse.experiment import load
+  from dlcourse.experiment import find, load
   from dlcourse.train import train as run
   from dlcourse.trained import open_trained, report
 
   if not FLAGS.experiment:
     raise UserError("which experiment? --experiment=NAME; `dlcourse list` shows them")
   experiment = load(FLAGS.experiment, rest)
+  if FLAGS.recipe:
+    find(FLAGS.recipe)  # of a workdir that the network begins with; only a file that is named is run
   start_distributed(FLAGS.coordinator, FLAGS.processes, FLAGS.process_id)
   path = _workdir(FLAGS.experiment)
   run(FLAGS.experiment, rest, experiment, path, _options())
@@ -264,17 +268,17 @@ RUN = (
 )
 PROCESSES = ("coordinator", "processes", "process_id")
 HELP = ("-h", "--help", "--helpfull", "--helpshort")
-WORKDIR = ("workdir", "experiment", "checkpoint", "devices")
+WORKDIR = ("workdir", "experiment", "checkpoint", "devices", "recipe")
 VERBS = {
-  "train": Verb(train, ("experiment", *RUN, "seed", *PROCESSES), fields=True),
+  "train": Verb(train, ("experiment", *RUN, "seed", "recipe", *PROCESSES), fields=True),
   "evaluate": Verb(evaluate, (*WORKDIR, "split")),
   "sample": Verb(
     sample, (*WORKDIR, "samples", "prompt", "length", "temperature", "condition", "seed", "watermark")
   ),
   "export": Verb(export, (*WORKDIR, "format", "output")),
   "predict": Verb(predict, ("model", "checkpoint", "recipe"), many="IMAGE…"),
-  "compress": Verb(compress, ("workdir", "checkpoint", "threshold"), many="IN OUT"),
-  "decompress": Verb(decompress, ("workdir", "checkpoint"), many="IN OUT"),
+  "compress": Verb(compress, ("workdir", "checkpoint", "recipe", "threshold"), many="IN OUT"),
+  "decompress": Verb(decompress, ("workdir", "checkpoint", "recipe"), many="IN OUT"),
   "stream": Verb(stream, WORKDIR),
   "study": Verb(study, ("study", *RUN), fields=True),
   "report": Verb(report, WORKDIR),

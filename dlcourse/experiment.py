@@ -172,10 +172,23 @@ def find(name: str, kind: type = Experiment) -> Callable:
   return recipes[function]
 
 
+def runs_no_code(name: str) -> bool:
+  """Whether loading an experiment runs no file but one that this process has been told to run already."""
+  if ".py:" not in name:
+    return True
+  path = pathlib.Path(name.rpartition(":")[0])
+  module = sys.modules.get(_module_of(path))
+  return module is not None and pathlib.Path(module.__file__).resolve() == path.resolve()
+
+
+def _module_of(path: pathlib.Path) -> str:
+  return f"dlcourse_file_{path.stem}"  # a file called random.py must not become the module random
+
+
 def _import_file(path: pathlib.Path) -> ModuleType:
   if not path.is_file():
     raise UserError(f"no such file: {path}; a recipe is named MODULE.FUNCTION or FILE.py:FUNCTION")
-  name = f"dlcourse_file_{path.stem}"  # a file called random.py must not become the module random
+  name = _module_of(path)
   spec = importlib.util.spec_from_file_location(name, path)
   module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
   try:

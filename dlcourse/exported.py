@@ -134,11 +134,8 @@ def open_exported(path: Path, recipe: str | None = None) -> Exported:
   """
   arrays, facts = read_exported(path)
   name = recipe or facts.experiment
-  if not recipe and ".py:" in name:
-    raise UserError(
-      f"{path} was trained with a recipe of somebody's own, {name!r}, and holds no code: if that file is here, "
-      "name it with --recipe=FILE.py:FUNCTION"
-    )
+  if not recipe:
+    workdir.check_runs_no_code(path, name)
   if facts.image_shape is None or facts.scaling is None or not facts.classes:
     raise UserError(f"{path} holds the arrays of {name!r}; only classifiers of images are rebuilt from a file")
   spec = _spec(facts)

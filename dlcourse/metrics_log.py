@@ -1,10 +1,12 @@
 """What a training measured, as it happens: `metrics.jsonl`, and the same for TensorBoard."""
 
+import contextlib
 import json
 import os
 import pathlib
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -79,8 +81,9 @@ class _Board:
 
   def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
     """The values of a split at a step; they are left out where the disk is full."""
-    from tensorboardX import summary  # takes longer than a first step
-    from tensorboardX.proto.event_pb2 import Event
+    with _without_torch():
+      from tensorboardX import summary  # takes longer than a first step
+      from tensorboardX.proto.event_pb2 import Event
 
     try:
       self._file = self._file or self._opened()
@@ -112,6 +115,19 @@ class _Board:
       logging.debug("%s: %s", self._folder, error)
 
 
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+  """Hides PyTorch, which tensorboardX imports wherever it is installed: 3 s, for tensors that are not used."""
+  if "torch" in sys.modules:
+    yield
+    return
+  sys.modules["torch"] = None
+  try:
+    yield
+  finally:
+    del sys.modules["torch"]
+
+
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
   """The lines of `metrics.jsonl`; a last line that a kill cut short is left out."""
   log = path / "metrics.jsonl"
@@ -127,7 +143,7 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
 def _parsed(line: str) -> dict[str, Any] | None:
   try:
     row = json.loads(line)
-  except ValueError:
+  except (ValueError, RecursionError):
     return None
   return row if isinstance(row, dict) and _is_logged(row) else None
 

@@ -44,18 +44,21 @@ class Trained(NamedTuple):
   record: dict[str, Any]
 
 
-def open_trained(path: pathlib.Path, which: Which = "best", devices: int | None = None) -> Trained:
+def open_trained(
+  path: pathlib.Path, which: Which = "best", devices: int | None = None, recipe: str | None = None
+) -> Trained:
   """Rebuilds what a workdir was trained with and restores a checkpoint; the folder is only read.
 
   Args:
     path: the workdir.
     which: the best checkpoint (see `Best`) or the last one.
     devices: how many to use; None: all that can share a batch.
+    recipe: see `workdir.rebuild`.
 
   Raises:
-    UserError: no workdir, no checkpoint yet, or damaged.
+    UserError: no workdir, no checkpoint yet, damaged, or with a recipe that is not given.
   """
-  experiment, record = workdir.rebuild(path)
+  experiment, record = workdir.rebuild(path, recipe)
   located = dataclasses.replace(experiment, data=experiment.data.within(path))
   data, program = assemble(located, Options(devices=devices), fit=True)
   changed = differences(record.get("data", {}), workdir.data_facts(data))

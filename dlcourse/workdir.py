@@ -23,7 +23,7 @@ from dlcourse import parallel, platform
 from dlcourse.data.recipe import Data
 from dlcourse.data.source import absolute
 from dlcourse.errors import UserError
-from dlcourse.experiment import Experiment, Options, differences, load, resolved, with_value
+from dlcourse.experiment import Experiment, Options, differences, load, resolved, runs_no_code, with_value
 
 RECORD = "experiment.json"
 FIRST = ("init", "generator", "test_generator")  # folders of what a run starts from, which is trained before it
@@ -81,7 +81,7 @@ def read_json(path: pathlib.Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
     raise UserError(f"{path} does not exist: {path.parent} is not a workdir of `train`") from None
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     raise UserError(f"{path} is damaged ({error}); train again in another --workdir") from error
 
 
@@ -273,14 +273,38 @@ def _surroundings(record: Mapping[str, Any]) -> dict[str, Any]:
   return {"devices": record["devices"].get("count"), **record.get("how", {})}
 
 
-def rebuild(path: pathlib.Path) -> tuple[Experiment, dict[str, Any]]:
+def rebuild(path: pathlib.Path, recipe: str | None = None) -> tuple[Experiment, dict[str, Any]]:
   """The experiment a workdir was trained with, and its record.
 
+  Args:
+    path: the workdir, perhaps of a stranger.
+    recipe: FILE.py:FUNCTION, where it was trained with a recipe of one's own; see `check_runs_no_code`.
+
   Raises:
-    UserError: not a workdir, damaged, or see `rebuilt`.
+    UserError: not a workdir, damaged, trained with a recipe of somebody's own, or see `rebuilt`.
   """
   record = read_record(path)
-  return rebuilt(str(path), record["experiment"], record["overrides"], record["resolved"]), record
+  name = recipe or record["experiment"]
+  if not recipe:
+    check_runs_no_code(path, name)
+  return rebuilt(str(path), name, record["overrides"], record["resolved"]), record
+
+
+def check_runs_no_code(path: pathlib.Path, name: str) -> None:
+  """What is read does not choose which code is run.
+
+  Args:
+    path: a workdir or an exported file.
+    name: of the experiment that it names.
+
+  Raises:
+    UserError: it names a file that this process has not been told to run.
+  """
+  if not runs_no_code(name):
+    raise UserError(
+      f"{path} was trained with a recipe of somebody's own, {name!r}, which is run only if you name it: "
+      "--recipe=FILE.py:FUNCTION"
+    )
 
 
 def rebuilt(

@@ -28,6 +28,7 @@ from dlcourse import platform, train
 from dlcourse.checkpoint import Checkpoints
 from dlcourse.experiment import Options, load
 from dlcourse.trained import open_trained
+from dlcourse.workdir import read_record
 
 Fault = Literal["key", "order"]
 KINDS = {
@@ -93,7 +94,8 @@ def digest(path: pathlib.Path) -> str:
 
 
 def _digest(path: pathlib.Path, answer) -> None:
-  state, total = open_trained(path, "last", devices=1).state, hashlib.sha256()
+  own = read_record(path)["experiment"]  # perhaps a FILE.py:FUNCTION that this process has not run yet
+  state, total = open_trained(path, "last", devices=1, recipe=own).state, hashlib.sha256()
   for where, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(state)):
     array = np.asarray(leaf)
     total.update(f"{jax.tree_util.keystr(where)} {array.dtype} {array.shape}".encode() + array.tobytes())

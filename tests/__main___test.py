@@ -186,6 +186,15 @@ def test_a_run_is_trained_then_measured_again_and_goes_on(dlcourse, tmp_path):
   assert code == 2
   assert "seed was 3 and is now 4" in err
 
+  (tmp_path / "other.py").write_text(OWN_FILE)
+  sys.modules.pop("dlcourse_file_mine")  # as in another process
+  again = ("train", "./other.py:net", "--init_from=runs/mine.net", "--devices=1")
+  code, _, err = dlcourse(*again)
+  assert code == 2
+  assert "--recipe=FILE.py:FUNCTION" in err
+  code, _, err = dlcourse(*again, "--recipe=mine.py:net")
+  assert code == 0, err
+
 
 def test_a_model_is_exported_and_asked_about_files(dlcourse, tmp_path):
   (tmp_path / "mine.py").write_text(OWN_FILE)
@@ -215,11 +224,13 @@ def test_a_model_is_exported_and_asked_about_files(dlcourse, tmp_path):
   for model in ("gone/mine.net/model.h5", "m.safetensors"):
     code, out, err = dlcourse("predict", f"--model={model}", *images, "--recipe=mine.py:net")
     assert (code, out) == (0, expected), err
+  (tmp_path / "mine.py").rename(tmp_path / "theirs.py")
+  sys.modules.pop("dlcourse_file_mine")  # as in another process, to which nobody has named the file
   code, _, err = dlcourse("predict", *images, "--model=m.safetensors")
   assert code == 2
   assert "--recipe=FILE.py:FUNCTION" in err
 
-  code, out, err = dlcourse("predict", "broken.png", "--model=m.safetensors", "--recipe=mine.py:net")
+  code, out, err = dlcourse("predict", "broken.png", "--model=m.safetensors", "--recipe=theirs.py:net")
   assert (code, out) == (2, "")
   assert err.startswith("dlcourse: broken.png: cannot be decoded")
   assert err.count("\n") == 1
@@ -249,6 +260,7 @@ def test_images_are_compressed_and_another_process_restores_them(dlcourse, tmp_p
   code, _, err = dlcourse("compress", "in.npz", "out.dlbb", "--workdir=runs/mine.vae")
   assert (code, err) == (2, "dlcourse: out.dlbb is there already; name another, or remove it\n")
   command = [sys.executable, "-m", "dlcourse", "decompress", "out.dlbb", "back.npz", "--workdir=runs/mine.vae"]
+  command.append("--recipe=mine.py:vae")
   done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
   assert done.returncode == 0, done.stderr
   with np.load(tmp_path / "back.npz") as arrays:
@@ -289,6 +301,7 @@ def test_images_are_compressed_as_symbols_and_another_process_restores_the_same(
   assert "psnr" in out
   assert dlcourse("decompress", "out.dlvq", "here.npz", workdir)[0] == 0
   command = [sys.executable, "-m", "dlcourse", "decompress", "out.dlvq", "there.npz", workdir]
+  command.append("--recipe=mine.py:prior")
   done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
   assert done.returncode == 0, done.stderr
   with np.load(tmp_path / "here.npz") as here, np.load(tmp_path / "there.npz") as there:
@@ -313,6 +326,7 @@ def test_a_damaged_checkpoint_is_one_line(dlcourse, tmp_path):
   for manifest in (tmp_path / "runs/mine.net/checkpoints").rglob("manifest.ocdbt"):
     manifest.unlink()
   command = [sys.executable, "-m", "dlcourse", "evaluate", str(tmp_path / "runs/mine.net")]
+  command.append("--recipe=mine.py:net")
   done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
   assert done.returncode == 2
   assert done.stderr.count("\n") == 1, done.stderr

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import h5py
 import jax
@@ -158,6 +159,7 @@ def test_a_file_does_not_choose_code_that_is_run(tmp_path):
   mine.write_text(OWN_FILE)
   opened = open_trained(trained_in(tmp_path / "run", f"{mine}:net", []), devices=1)
   written = export(opened, "h5", tmp_path / "model.h5")
+  sys.modules.pop("dlcourse_file_mine")  # as in a process to which nobody has named the file
   with pytest.raises(
     UserError, match=r"a recipe of somebody's own, '.*mine.py:net'.*--recipe=FILE.py:FUNCTION"
   ):

@@ -148,6 +148,26 @@ def test_rebuild_refuses_another_kind_of_part(tmp_path):
     workdir.rebuild(path)
 
 
+def test_a_workdir_runs_no_file_unless_it_is_named(tmp_path):
+  name, path = own(tmp_path, 0.1)
+  create(path, record([], 0, name))
+  (tmp_path / "theirs.py").write_text("open('ran', 'w')\n" + OWN_FILE.format(rate=0.1, more=""))
+  stored = json.loads((path / "experiment.json").read_text())
+  (path / "experiment.json").write_text(json.dumps({**stored, "experiment": f"{tmp_path}/theirs.py:net"}))
+  with pytest.raises(
+    UserError, match=r"a recipe of somebody's own, .*theirs\.py:net.*--recipe=FILE\.py:FUNCTION"
+  ):
+    workdir.rebuild(path)
+  assert not os.path.exists("ran")
+  assert workdir.rebuild(path, name)[0] == load(name)
+
+
+def test_a_record_without_end_is_damaged(tmp_path):
+  (tmp_path / "experiment.json").write_text("[" * 100_000)
+  with pytest.raises(UserError, match="damaged"):
+    workdir.rebuild(tmp_path)
+
+
 def test_the_lock_refuses_a_second_training_and_ends_with_the_first(tmp_path):
   with (
     workdir.claimed(tmp_path, record()),
