@@ -151,7 +151,6 @@ def test_another_network_is_refused_by_name(file):
 def test_an_experiment_is_trained_first_on_the_same_data_and_only_once(tmp_path, monkeypatch):
   from dlcourse import train as module
 
-  (tmp_path / "mine.py").write_text(FILE)
   first = Experiment(data=DATA, task=Classify(MODEL, Adam()), best=Best(None), steps=2, eval_every=2)
   asked = []
 
@@ -159,10 +158,9 @@ def test_an_experiment_is_trained_first_on_the_same_data_and_only_once(tmp_path,
     asked.append((name, overrides))
     return dataclasses.replace(first, data=dataclasses.replace(DATA, batch_size=16))
 
-  name = f"{tmp_path / 'mine.py'}:whole"
-  monkeypatch.setattr(module, "catalogue", lambda: {name: None})
+  name = "cnn.lenet5"
   monkeypatch.setattr(module, "load", load)
-  monkeypatch.setattr("dlcourse.workdir.load", lambda name, overrides: load(name, overrides))
+  monkeypatch.setattr("dlcourse.workdir.load", load)
   task = Transfer(MODEL, Adam(), hidden_dim=8, channels=None)
   second = dataclasses.replace(first, task=task, init_from=name)
   overrides = ["--data.batch_size=16", "--task.hidden_dim=8"]
