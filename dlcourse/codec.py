@@ -23,7 +23,7 @@ from dlcourse.compressed_file import (
   surroundings,
 )
 from dlcourse.data.image_files import left_out, read_idx, read_image
-from dlcourse.data.image_sources import IMAGE_SUFFIXES
+from dlcourse.data.image_lists import IMAGE_SUFFIXES
 from dlcourse.data.npz_source import read_arrays
 from dlcourse.errors import UserError
 from dlcourse.image_code import ImageCode

@@ -1,27 +1,19 @@
 """Every source of labelled images, by name."""
 
-import functools
 import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
 from dlcourse.data import archives
-from dlcourse.data.image_files import BadImage, image_size, read_idx, read_image
+from dlcourse.data.image_files import read_idx
+from dlcourse.data.image_lists import existing, list_folder, list_table, read_list
 from dlcourse.data.npz_source import load_npz
 from dlcourse.data.source import ImageSet
 from dlcourse.data.tfds_source import load_tfds
 from dlcourse.errors import UserError, unknown
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
-_SPLIT_OF_FOLDER = {
-  "train": "train",
-  "validation": "validation",
-  "val": "validation",
-  "test": "test",
-}
 _MNIST = (
   "Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-based learning applied to document "
   "recognition, Proc. IEEE 86(11), 1998"
@@ -36,8 +28,8 @@ def load_images(name: str, size: int = 64) -> ImageSet:
   """Loads a set of labelled images.
 
   Args:
-    name: "mnist_5k", "digits", "idx:FOLDER", "npz:FILE", "folder:FOLDER" or "tfds:NAME".
-    size: pixels; side of the images where those of the source differ in size (`image_folder`,
+    name: "mnist_5k", "digits", "idx:FOLDER", "npz:FILE", "folder:FOLDER", "csv:FILE" or "tfds:NAME".
+    size: pixels; side of the images where those of the source differ in size (`read_list`,
       `load_tfds`). The others keep their own.
 
   Raises:
@@ -48,7 +40,7 @@ def load_images(name: str, size: int = 64) -> ImageSet:
     return _NAMED[name]()
   if kind in _PLACED and place:
     return _PLACED[kind](place, size)
-  raise unknown("data set", name, [*_NAMED, "idx:FOLDER", "npz:FILE", "folder:FOLDER", "tfds:NAME"])
+  raise unknown("data set", name, [*_NAMED, "idx:FOLDER", "npz:FILE", "folder:FOLDER", "csv:FILE", "tfds:NAME"])
 
 
 def mnist_5k() -> ImageSet:
@@ -99,7 +91,7 @@ def idx_folder(folder: str) -> ImageSet:
   Raises:
     UserError: a file is missing, damaged or does not fit the others.
   """
-  root = _existing(folder)
+  root = existing(folder)
   splits = {}
   for split, prefix in (("train", "train"), ("test", "t10k")):
     images = read_idx(_idx_file(root, f"{prefix}-images", "idx3-ubyte"), dimensions=3)
@@ -119,58 +111,12 @@ def idx_folder(folder: str) -> ImageSet:
   )
 
 
-def image_folder(folder: str, size: int) -> ImageSet:
-  """The user's own images, one folder per class.
-
-  Either train/CLASS/IMAGE with an optional validation/ (or val/) and test/, or CLASS/IMAGE, which
-  gives the split "all". Other files and deeper folders are ignored. An image that cannot be decoded
-  is skipped with a warning that names it.
-
-  Args:
-    folder: the outer folder.
-    size: pixels; if the images differ in size, or have a side longer than this, the largest centred
-      square of each is resized to size x size. Otherwise all keep their common size.
-
-  Returns:
-    Images [N, H, W, 3], or [N, H, W, 1] if every image is grey.
-
-  Raises:
-    UserError: no such layout, fewer than two classes, a class that `train` lacks, an empty split.
-  """
-  root = _existing(folder)
-  layout = {split: _class_folders(path) for split, path in _split_folders(root).items()}
-  classes = tuple(layout.get("train", layout.get("all")))
-  if len(classes) < 2:
-    raise UserError(
-      f"{root} holds {len(classes)} classes of images; "
-      "put at least two into train/CLASS/*.jpg or CLASS/*.jpg (also png, bmp, gif, webp, tif)"
-    )
-  for split, found in layout.items():
-    if extra := set(found) - set(classes):
-      raise UserError(f"{root / split} has a class that train lacks: {min(extra)!r}")
-  # (path, label, (H, W)) of each image whose header is sound.
-  entries = {split: _entries(found, classes) for split, found in layout.items()}
-  shapes = {shape for split in entries.values() for _, _, shape in split}
-  keep = len(shapes) == 1 and all(max(shape) <= size for shape in shapes)
-  splits = {
-    split: _read_split(root, split, listed, None if keep else size) for split, listed in entries.items()
-  }
-  if all((split["image"] == split["image"][..., :1]).all() for split in splits.values()):
-    splits = {name: split | {"image": split["image"][..., :1]} for name, split in splits.items()}
-  return ImageSet(
-    splits=splits,
-    classes=classes,
-    description=f"images of {root}",
-    licence="none stated",
-    citation="none stated",
-  )
-
-
 _NAMED: dict[str, Callable[[], ImageSet]] = {"mnist_5k": mnist_5k, "digits": digits}
 _PLACED: dict[str, Callable[[str, int], ImageSet]] = {
   "idx": lambda folder, size: idx_folder(folder),
   "npz": lambda file, size: load_npz(file),
-  "folder": image_folder,
+  "folder": lambda folder, size: read_list(list_folder(folder), size),
+  "csv": lambda file, size: read_list(list_table(file), size),
   "tfds": load_tfds,
 }
 
@@ -181,13 +127,6 @@ def _split(images: np.ndarray, labels: Sequence[int] | np.ndarray) -> dict[str, 
 
 def _numbers(count: int) -> tuple[str, ...]:
   return tuple(str(i) for i in range(count))
-
-
-def _existing(folder: str) -> Path:
-  root = Path(folder).expanduser()
-  if not root.is_dir():
-    raise UserError(f"no such folder: {root}")
-  return root
 
 
 def _idx_file(root: Path, stem: str, kind: str) -> Path:
@@ -211,60 +150,3 @@ def _class_names(path: Path, count: int) -> tuple[str, ...]:
   if len(set(names)) < len(names):
     raise UserError(f"{path} names a class twice: {max(names, key=names.count)!r}")
   return names
-
-
-def _split_folders(root: Path) -> dict[str, Path]:
-  if not (root / "train").is_dir():
-    return {"all": root}
-  found = {}
-  for name, split in _SPLIT_OF_FOLDER.items():
-    if (root / name).is_dir():
-      if split in found:
-        raise UserError(f"{root} has both {found[split].name}/ and {name}/; keep one of them")
-      found[split] = root / name
-  return found
-
-
-def _class_folders(folder: Path) -> dict[str, list[Path]]:
-  """Class name -> its image files, both sorted; a folder without images is no class."""
-  found = {path.name: _image_files(path) for path in sorted(folder.iterdir()) if path.is_dir()}
-  return {name: files for name, files in found.items() if files and not name.startswith(".")}
-
-
-def _image_files(folder: Path) -> list[Path]:
-  return sorted(
-    path
-    for path in folder.iterdir()
-    if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not path.name.startswith(".")
-  )
-
-
-@functools.cache  # a run loads its data twice: to train, and to report
-def _skipped(reason: str) -> None:
-  logging.warning("skipped an image: %s", reason)
-
-
-def _entries(found: dict[str, list[Path]], classes: tuple[str, ...]) -> list[tuple[Path, int, tuple[int, int]]]:
-  entries = []
-  for name, paths in found.items():
-    for path in paths:
-      try:
-        entries.append((path, classes.index(name), image_size(path)))
-      except BadImage as error:
-        _skipped(str(error))
-  return entries
-
-
-def _read_split(
-  root: Path, split: str, entries: list[tuple[Path, int, tuple[int, int]]], size: int | None
-) -> dict[str, np.ndarray]:
-  images, labels = [], []
-  for path, label, _ in entries:
-    try:
-      images.append(read_image(path, size))
-      labels.append(label)
-    except BadImage as error:
-      _skipped(str(error))
-  if not images:
-    raise UserError(f"{root}: split {split} has no image that can be read")
-  return _split(np.stack(images), labels)

@@ -30,7 +30,7 @@ class Images(DataRecipe):
   """
 
   source: str
-  """mnist_5k, digits, idx:FOLDER, npz:FILE, folder:FOLDER, tfds:NAME."""
+  """mnist_5k, digits, idx:FOLDER, npz:FILE, folder:FOLDER, csv:FILE (of files and labels), tfds:NAME."""
   batch_size: int = 128
   """Images in a global batch, over all devices."""
   size: int = 32

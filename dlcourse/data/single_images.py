@@ -17,7 +17,7 @@ from dlcourse.data.streamed import StreamedImages, cut, middle
 
 Fit = Literal["pad", "resize", "middle"]
 
-_OF_ANY_SIZE = ("folder:", "tfds:")  # sources whose images may differ in size, and are then all resized
+_OF_ANY_SIZE = ("folder:", "csv:", "tfds:")  # sources whose images may differ in size, and are then all resized
 
 
 def fit_of(recipe: DataRecipe) -> Fit:
