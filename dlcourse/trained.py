@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from dlcourse import watermark, workdir
+from dlcourse import energy, watermark, workdir
 from dlcourse.assembly import assemble
 from dlcourse.checkpoint import Checkpoints, Gone, Progress
 from dlcourse.data.recipe import Data
@@ -188,6 +188,7 @@ def report(trained: Trained) -> dict[str, Any]:
     "commit": trained.record.get("commit"),
     "devices": trained.record["devices"],
     "versions": trained.record["versions"],
+    "energy": energy.estimate(seconds, trained.record["devices"]),
     "train": next((_values(row) for row in reversed(rows) if row["split"] == "train"), {}),
     "test": test,
   }

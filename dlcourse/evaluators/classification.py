@@ -118,7 +118,7 @@ class ConfusionMatrix(Evaluator):
     check_at_least(0, {"evaluators….pictures": self.pictures})
 
   def __call__(self, task, state, data: Data, key: jax.Array) -> Report:
-    """Scalars `macro_recall`, `macro_f1` over the classes that occur; three tables and two figures.
+    """Scalars `macro_recall`, `macro_f1` over the classes that occur; three tables and three figures.
 
     Raises:
       UserError: the class in focus is none of the data, or the model gives no numbers.
@@ -137,7 +137,10 @@ class ConfusionMatrix(Evaluator):
     short = [shortened(name, 12) for name in classes]
     titles = [f"{short[labels[i]]} →\n{short[guessed[i]]} {probabilities[i, guessed[i]]:.0%}" for i in worst]
     pairs = [(counts[i, j], i, j) for i, j in zip(*np.nonzero(counts), strict=True) if i != j]
-    figures = {"confusion_matrix": confusion_figure(counts, classes)}
+    figures = {
+      "confusion_matrix": confusion_figure(counts, classes),
+      "confusion_matrix_normalised": confusion_figure(counts, classes, normalised=True),
+    }
     if len(worst):
       figures["worst_confusions"] = pictured([examples[i] for i in worst], titles, data.spec)
     # 2 TP / (2 TP + FP + FN), the harmonic mean of precision and recall

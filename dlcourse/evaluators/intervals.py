@@ -31,10 +31,10 @@ class Intervals(Evaluator):
     """A table: measure, value, low, high, n; scalars `accuracy_low`, `accuracy_high`."""
     probabilities, labels, _ = predictions(task, state, data, key)
     right = probabilities.argmax(axis=-1) == labels
-    rows = [_proportion("accuracy", right)]
+    rows = [proportion("accuracy", right)]
     for number, name in enumerate(data.spec.classes):
       if np.any(labels == number):
-        rows.append(_proportion(f"recall of {name}", right[labels == number]))
+        rows.append(proportion(f"recall of {name}", right[labels == number]))
     for number, name in enumerate(data.spec.classes):
       of_class = labels == number
       if of_class.any() and not of_class.all():
@@ -43,7 +43,10 @@ class Intervals(Evaluator):
     return Report(scalars=scalars, tables={"intervals": rows})
 
 
-def _proportion(measure: str, right: np.ndarray) -> dict[str, Any]:
+def proportion(measure: str, right: np.ndarray) -> dict[str, Any]:
+  """The share of True with Wilson's interval: measure, value, low, high, n; of nothing, None."""
+  if not len(right):
+    return {"measure": measure, **dict.fromkeys(("value", "low", "high")), "n": 0}
   from scipy.stats import binomtest  # 0.3 s
 
   low, high = binomtest(int(right.sum()), len(right)).proportion_ci(0.95, method="wilson")

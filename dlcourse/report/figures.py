@@ -6,13 +6,14 @@ import math
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 if TYPE_CHECKING:
+  from matplotlib.axes import Axes
   from matplotlib.figure import Figure
 
 GREY, BEST = "0.5", "tab:red"
@@ -85,8 +86,8 @@ def shortened(name: str, length: int) -> str:
   return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
-def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-  """counts [C, C] (rows: labels) coloured by the share of their row, with the numbers in them."""
+def confusion_figure(counts: np.ndarray, classes: Sequence[str], normalised: bool = False) -> Figure:
+  """counts [C, C] (rows: labels) coloured by the share of their row, with the counts or percentages in them."""
   share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
   classes = [shortened(name, LONG_NAME) for name in classes]
   longest = max(map(len, classes))
@@ -94,7 +95,7 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
   figure = new_figure(side + 0.8, side)
   axes = figure.subplots()
   image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-  figure.colorbar(image, ax=axes, shrink=0.8, label="share of the label")
+  figure.colorbar(image, ax=axes, shrink=0.8, label="share of the label" + " (in %)" * normalised)
   ticks = np.arange(len(classes))
   axes.set(xlabel="prediction", ylabel="label")
   slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
@@ -103,7 +104,8 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str]) -> Figure:
   if len(classes) <= 25:
     for i, j in zip(*np.nonzero(counts), strict=True):
       colour = "white" if share[i, j] > 0.5 else "black"
-      axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour, fontsize=8)
+      said = f"{100 * share[i, j]:.0f}" if normalised else str(counts[i, j])
+      axes.text(j, i, said, ha="center", va="center", color=colour, fontsize=8)
   return figure
 
 
@@ -115,18 +117,38 @@ def roc_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]]) -> Fi
   """
   figure = new_figure(5.5, 4.5)
   axes = figure.subplots()
-  least = sorted(curves, key=lambda name: curves[name][2])[:MANY_CURVES]
-  for name, (false, true, area) in curves.items():
-    if name in least:
-      axes.plot(false, true, label=f"{shortened(name, LONG_NAME)} ({area:.4f})", linewidth=1.2)
-    else:
-      axes.plot(false, true, color=GREY, alpha=0.4, linewidth=0.8, zorder=1)
-  axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
   axes.set(xlabel="false positive rate", ylabel="true positive rate")
-  axes.grid(alpha=0.3)
-  title = "class (area)" if len(curves) <= MANY_CURVES else f"class (area), {MANY_CURVES} lowest"
-  axes.legend(title=title, framealpha=0.8, edgecolor="none", fontsize=8, loc="lower right")
+  _draw_classes(axes, curves, "area", {"loc": "lower right"})
+  axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1)
   return figure
+
+
+def precision_recall_figure(curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]]) -> Figure:
+  """The same of precision and recall.
+
+  Args:
+    curves: name -> (recall, precision, average precision).
+  """
+  figure = new_figure(7.5, 4.5)
+  axes = figure.subplots()
+  axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
+  beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}  # there is no corner without a curve
+  _draw_classes(axes, curves, "average precision", beside)
+  return figure
+
+
+def _draw_classes(
+  axes: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]], area: str, place: Mapping[str, Any]
+) -> None:
+  least = sorted(curves, key=lambda name: curves[name][2])[:MANY_CURVES]
+  for name, (x, y, value) in curves.items():
+    if name in least:
+      axes.plot(x, y, label=f"{shortened(name, LONG_NAME)} ({value:.4f})", linewidth=1.2)
+    else:
+      axes.plot(x, y, color=GREY, alpha=0.4, linewidth=0.8, zorder=1)
+  axes.grid(alpha=0.3)
+  title = f"class ({area})" if len(curves) <= MANY_CURVES else f"class ({area}), {MANY_CURVES} lowest"
+  axes.legend(title=title, framealpha=0.8, edgecolor="none", fontsize=8, **place)
 
 
 def labelled_images(images: np.ndarray, titles: Sequence[str], columns: int = 6) -> Figure:

@@ -138,7 +138,7 @@ def _index(result: Mapping[str, Any], data: Data, layers: Sequence[Layer], liste
     "",
     " ".join(["Overrides:", *(f"`{o}`" for o in result["overrides"])]) if result["overrides"] else "",
     f"Seed {result['seed']}, {result['steps']} steps, {result['seconds']:.0f} s on {device['count']} × "
-    f"{device['kind']}; evaluated at step {result['best_step']}.{_work(result)}",
+    f"{device['kind']}; evaluated at step {result['best_step']}.{_work(result)}{_energy(result)}",
     "",
     "## Test",
     "",
@@ -172,6 +172,12 @@ def _work(result: Mapping[str, Any]) -> str:
   """What a step multiplies, and how well that uses the devices, as far as it is known."""
   used = f", {result['mfu']:.1%} of the devices' peak (MFU)" if "mfu" in result else ""
   return f" A step is {result['step_flops']:.3g} FLOPs{used}." if "step_flops" in result else ""
+
+
+def _energy(result: Mapping[str, Any]) -> str:
+  """What the training took from the grid, if it is as assumed."""
+  said = result["energy"]
+  return f" About {said['wh']:.2g} Wh and {said['co2_g']:.2g} g of CO2 ({said['assumed']})."
 
 
 def _layer_lines(rows: Sequence[Mapping[str, str]]) -> list[str]:

@@ -25,6 +25,7 @@ RESULT = {
   "best_step": 7,
   "seconds": 1.6,
   "devices": {"count": 1, "kind": "cpu"},
+  "energy": {"wh": 1.234, "co2_g": 0.5, "assumed": "2 x 10 W a core"},
   "test": {"loss": 0.123456789},
 }
 DATA = Data(Spec({}), None, None, {"train": 4321, "test": 5}, "", "Digits.\nLicence: MIT. Some Body, 1998")
@@ -59,7 +60,7 @@ def test_the_report_names_what_was_run_and_shows_every_picture(tmp_path):
     "# cnn.mlp",
     "`--steps=9`",
     "Seed 5, 9 steps, 2 s on 1 × cpu",
-    "step 7.\n",
+    "step 7. About 1.2 Wh and 0.5 g of CO2 (2 x 10 W a core).\n",
     "| loss | 0.123457 |",
   ):
     assert part in index
@@ -135,4 +136,4 @@ def test_the_report_says_what_a_step_multiplies_and_the_utilisation_where_it_is_
     result = {**RESULT, "step_flops": 1_234_567, **more}
     write_report(tmp_path, [], result, {}, PARAMS, LAYERS, Best("score", mode="max"), DATA)
     index = (tmp_path / "report/index.md").read_text()
-    assert f"step 7. A step is 1.23e+06 FLOPs{said}.\n" in index
+    assert f"step 7. A step is 1.23e+06 FLOPs{said}. About " in index
