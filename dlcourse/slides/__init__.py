@@ -1,0 +1,1 @@
+"""An editable presentation of a trained image classifier (Practical Work, 7)."""
