@@ -2,7 +2,12 @@
 # All checks, in an environment of its own; arguments go to pytest: launch/test.sh -k lenet
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-install dev,parity
+install dev,parity,app
+if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  say "installing chromium, for the tests of the app"
+  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium; } \
+    >/dev/null 2>&1 || say "chromium could not be installed: the tests marked browser are skipped"
+fi
 cd "$ROOT"
 "$VENV/bin/ruff" check --quiet .
 "$VENV/bin/ruff" format --quiet --check .

@@ -1,0 +1,1 @@
+"""The local web interface: a trained model in the browser."""
