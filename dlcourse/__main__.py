@@ -61,12 +61,18 @@ flags.DEFINE_bool("watermark", False, "Embed an invisible mark in sampled images
 flags.DEFINE_bool("threshold", False, "Compress grey images as black and white ones: so they come back.")
 flags.DEFINE_bool("summary", False, "Layers with their costs: of every experiment, or of the one named.")
 flags.DEFINE_enum("format", None, ["h5", "safetensors"], "Kind of file; default: as --output ends, else h5.")
-flags.DEFINE_string("output", None, "File that is written; default: model.h5 (or .safetensors) in the workdir.")
+flags.DEFINE_string("output", None, "File that is written; default: one in the workdir, as model.h5.")
 flags.DEFINE_string("model", None, "File that `export` has written, or the workdir of a training.")
 flags.DEFINE_string(
   "recipe", None, "FILE.py:FUNCTION, for what was trained with a recipe of one's own: its code is run."
 )
+flags.DEFINE_string(
+  "data", None, "Folder of images, one sub-folder per class, CSV of file and label, or a data set's name."
+)
 flags.DEFINE_string("study", None, "Which study to run: MODULE.NAME (see `list`).")
+flags.DEFINE_enum("language", "en", ["en", "fr"], "Of the slides; those that are there stay as they are.")
+flags.DEFINE_string("notes", None, "Your own notes as Markdown: a heading becomes a slide.")
+flags.DEFINE_integer("port", None, "Port of the app; default: the first free one from 7860.", 1, 65535)
 
 
 def _options():
@@ -125,6 +131,18 @@ def train(rest: list[str]) -> None:
   run(FLAGS.experiment, rest, experiment, path, _options())
   devices = None if FLAGS.parallel == "tensor" else FLAGS.devices  # which perhaps cannot share a batch
   console.show_result(path, report(open_trained(path, devices=devices)))
+
+
+def lab(rest: list[str]) -> None:
+  """Trains a classifier of your own images, in sizes that suit them, and writes its report (Practical Work)."""
+  from dlcourse import console
+  from dlcourse.lab import run
+  from dlcourse.trained import open_trained, report
+
+  path = pathlib.Path(FLAGS.workdir) if FLAGS.workdir else _workdir("lab")
+  run(FLAGS.data, FLAGS.model or "cnn", rest, path, _options())
+  console.show_result(path, report(open_trained(path, devices=FLAGS.devices)))
+  _say(f"next: dlcourse predict IMAGE… --model={path}, dlcourse app, slides or submit --workdir={path}")
 
 
 def evaluate(rest: list[str]) -> None:
@@ -188,6 +206,63 @@ def predict(rest: list[str]) -> None:
       answered += 1
   if not answered:
     sys.exit(2)
+
+
+def show_app(rest: list[str]) -> None:
+  """Shows a trained or exported model in the browser: asks a classifier about images, lets others make some."""
+  import tempfile
+
+  del rest
+  if bool(FLAGS.workdir) == bool(FLAGS.model):
+    raise UserError("which model? dlcourse app --workdir=DIR, or --model=FILE that `export` has written")
+  with tempfile.TemporaryDirectory(prefix="dlcourse-app-") as folder:
+    os.environ["GRADIO_TEMP_DIR"] = folder  # for what the page is given and makes; read at Gradio's import
+    try:
+      from dlcourse.app.window import run
+    except ModuleNotFoundError as error:
+      if error.name != "gradio":
+        raise
+      raise UserError("the app needs Gradio: pip install 'dlcourse[app]'") from error
+    run(pathlib.Path(FLAGS.workdir or FLAGS.model), FLAGS.checkpoint, FLAGS.recipe, FLAGS.port)
+  _leave_at_once(0)  # XLA aborts where a thread of the server still compiles as the interpreter ends
+
+
+def slides(rest: list[str]) -> None:
+  """Writes a presentation of a trained image classifier that PowerPoint edits: data, model, curves, errors."""
+  del rest
+  try:
+    from dlcourse.slides.write import write_slides
+  except ModuleNotFoundError as error:
+    if error.name != "pptx":
+      raise
+    raise UserError("slides need python-pptx: pip install 'dlcourse[report]'") from error
+  path = _workdir(None)
+  output = pathlib.Path(FLAGS.output) if FLAGS.output else path / "slides.pptx"
+  print(write_slides(path, output, FLAGS.language, pathlib.Path(FLAGS.notes) if FLAGS.notes else None))
+
+
+def submit(rest: list[str]) -> None:
+  """Writes the archive of a trained image classifier for handing it in: source, model, curves, slides."""
+  from dlcourse.handin import submit as run
+
+  del rest
+  trained = _trained()
+  output = pathlib.Path(FLAGS.output) if FLAGS.output else trained.path / "submission.zip"
+  print(run(trained, output, FLAGS.language, FLAGS.recipe))
+
+
+def grade(rest: list[str]) -> None:
+  """Checks archives that were handed in, and runs their models on images that were held back."""
+  from dlcourse import console
+  from dlcourse.grading import grade as run
+  from dlcourse.grading import write_grades
+
+  if not rest or not FLAGS.data:
+    raise UserError("which archives, and on which images? dlcourse grade ARCHIVE… --data=FOLDER")
+  grades = list(run([pathlib.Path(archive) for archive in rest], pathlib.Path(FLAGS.data), FLAGS.recipe))
+  console.show_grades(grades)
+  if FLAGS.output:
+    write_grades(grades, pathlib.Path(FLAGS.output))
 
 
 def compress(rest: list[str]) -> None:
@@ -271,12 +346,17 @@ HELP = ("-h", "--help", "--helpfull", "--helpshort")
 WORKDIR = ("workdir", "experiment", "checkpoint", "devices", "recipe")
 VERBS = {
   "train": Verb(train, ("experiment", *RUN, "seed", "recipe", *PROCESSES), fields=True),
+  "lab": Verb(lab, ("data", "model", *RUN, "seed"), fields=True),
   "evaluate": Verb(evaluate, (*WORKDIR, "split")),
   "sample": Verb(
     sample, (*WORKDIR, "samples", "prompt", "length", "temperature", "condition", "seed", "watermark")
   ),
   "export": Verb(export, (*WORKDIR, "format", "output")),
   "predict": Verb(predict, ("model", "checkpoint", "recipe"), many="IMAGE…"),
+  "app": Verb(show_app, ("workdir", "model", "checkpoint", "recipe", "port")),
+  "slides": Verb(slides, ("workdir", "language", "notes", "output")),
+  "submit": Verb(submit, ("workdir", "language", "recipe", "output")),
+  "grade": Verb(grade, ("data", "recipe", "output"), many="ARCHIVE…"),
   "compress": Verb(compress, ("workdir", "checkpoint", "recipe", "threshold"), many="IN OUT"),
   "decompress": Verb(decompress, ("workdir", "checkpoint", "recipe"), many="IN OUT"),
   "stream": Verb(stream, WORKDIR),
@@ -370,11 +450,16 @@ def _of_several() -> bool:
 def _crash() -> None:
   """Leaves after an error that is nobody's input; at once where others wait: they notice within a second."""
   traceback.print_exc()
+  if _of_several():
+    _leave_at_once(CRASHED)
+  sys.exit(CRASHED)
+
+
+def _leave_at_once(code: int) -> None:
+  """Without the half second in which libraries tidy up."""
   sys.stdout.flush()
   sys.stderr.flush()
-  if _of_several():
-    os._exit(CRASHED)
-  sys.exit(CRASHED)
+  os._exit(code)
 
 
 def _asked_to_end(number: int, frame: FrameType | None) -> None:
@@ -407,6 +492,8 @@ def main() -> None:
   except Preempted as said:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm asks the rest again as soon as one process has left
     _say(f"{said}")
+    if not _of_several():  # who have to say goodbye to each other
+      _leave_at_once(PREEMPTED)
     sys.exit(PREEMPTED)
   except Exception:
     _crash()

@@ -4,18 +4,25 @@ import inspect
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dlcourse.data.findings import Findings
 from dlcourse.errors import UserError
 from dlcourse.evaluators import Report
 from dlcourse.experiment import Experiment, Study, catalogue, load
 from dlcourse.models.trace import Layer
 from dlcourse.report.layers import NOTE, summary_rows, task_summary
+
+if TYPE_CHECKING:
+  from dlcourse.grading import Grade
+
+
+MOST_CLASSES = 40  # of a table
 
 
 def _console() -> Console:
@@ -75,6 +82,53 @@ def show_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
   _console().print(
     f"{result['seconds']:.1f} s of training; report: {path / 'report' / 'index.md'}", markup=False
   )
+
+
+def show_findings(found: Findings) -> None:
+  """What is in somebody's images, class by class, and what is remarkable of them."""
+  rows = [
+    {"class": _printable(name), **{split: counts[name] for split, counts in found.counts.items()}}
+    for name in found.classes
+  ]
+  console = _console()
+  if len(rows) > MOST_CLASSES:
+    console.print(f"{found.root}: {sum(found.classes.values())} images in {len(rows)} classes", markup=False)
+  else:
+    console.print(_table(rows, Text(_printable(found.root))))
+  for remark in found.remarks():
+    console.print(f"! {_printable(remark)}", markup=False)
+
+
+def show_plan(experiment: str, reasons: Sequence[str]) -> None:
+  """What is trained, and why so."""
+  console = _console()
+  console.print(f"{experiment}, with", markup=False)
+  for reason in reasons:
+    console.print(f"- {reason}", markup=False)
+
+
+def show_grades(grades: "Sequence[Grade]") -> None:
+  """What archives claim, and what their models are worth."""
+  rows = [
+    {
+      "archive": _printable(grade.archive),
+      "claimed": _share(grade.claimed),
+      "measured": _share(grade.measured),
+      "95 % interval": "" if grade.low is None else f"{_share(grade.low)} … {_share(grade.high)}",
+      "images": grade.images or "",
+      "parameters": "" if grade.parameters is None else f"{grade.parameters:,}",
+      "verdict": _printable(grade.verdict),
+    }
+    for grade in grades
+  ]
+  table = _table(rows)
+  for column in table.columns[1:6]:
+    column.justify = "right"
+  _console().print(table)
+
+
+def _share(value: float | None) -> str:
+  return "" if value is None else f"{value:.4f}"
 
 
 def show_study(path: pathlib.Path, summary: Report) -> None:
