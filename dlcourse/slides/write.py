@@ -296,10 +296,11 @@ def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def _results(deck: Deck, run: Recorded, say: Voice) -> None:
-  shares = [name for name in run.test if name.startswith(("accuracy", "macro"))]
-  others = [name for name in run.test if name not in shares]
-  rows = [[_measure(name, say), say.share(run.test[name])] for name in sorted(shares)]
-  rows += [[_measure(name, say), say.number(run.test[name])] for name in others]
+  known = [name for name in run.test if say.knows(f"m_{name}")]
+  shares = [name for name in known if name.startswith(("accuracy", "macro", "best"))]
+  others = [name for name in known if name not in shares]
+  rows = [[say(f"m_{name}"), say.share(run.test[name])] for name in sorted(shares)]
+  rows += [[say(f"m_{name}"), say.number(run.test[name])] for name in others]
   slide = add_slide(deck, say("results"))
   put_table(slide, [[say("measure"), say("value")], *rows], _LEFT)
   recalls = dict(list(run.recalls.items())[:_BARS])
@@ -325,10 +326,6 @@ def _baselines(deck: Deck, run: Recorded, say: Voice) -> None:
   ]
   head = [say("method"), say("m_accuracy"), say("interval"), say("time")]
   put_table(add_slide(deck, say("baselines")), [head, *cells], BODY, numbers=3)
-
-
-def _measure(name: str, say: Voice) -> str:
-  return say(f"m_{name}") if say.knows(f"m_{name}") else name
 
 
 def _confusion(deck: Deck, run: Recorded, say: Voice) -> None:

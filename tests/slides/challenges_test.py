@@ -38,7 +38,7 @@ def test_each_fact_has_the_numbers_of_the_run(tmp_path):
   assert "since step 80: a patience of 4" in rest[0]
   head, rest = about(found, "Badly recognised")
   assert head == "Badly recognised class: “yak”, recall 50.0\u00a0% (4 of 8)"
-  assert rest == ["Most often taken for “dog”: 4 times"]
+  assert rest == ["Most often taken for “dog” (4×)"]
   assert len(found) == 4
 
 
@@ -90,7 +90,7 @@ def test_splits_that_are_not_as_large_as_ours_are_not_called_stratified(tmp_path
 def test_limits_name_the_class_of_too_few_images(tmp_path):
   few = limits(read_recorded(write_run(tmp_path / "few", NAMES)), SAY)
   assert any(
-    "Only 8 test images of “yak”: its recall is between 21.5\u00a0% and 78.5\u00a0%" in text for text in few
+    "Test images of “yak”: only 8, so its recall is between 21.5\u00a0% and 78.5\u00a0%" in text for text in few
   )
   assert "seed (3)" in few[0]
   many = limits(read_recorded(write_run(tmp_path / "many", NAMES, counts=matrix(3, rare=80, right=90))), SAY)
