@@ -1,5 +1,6 @@
 """Every source of labelled images, by name."""
 
+import functools
 import gzip
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,6 +42,12 @@ def load_images(name: str, size: int = 64) -> ImageSet:
   if kind in _PLACED and place:
     return _PLACED[kind](place, size)
   raise unknown("data set", name, [*_NAMED, "idx:FOLDER", "npz:FILE", "folder:FOLDER", "csv:FILE", "tfds:NAME"])
+
+
+@functools.lru_cache(maxsize=1)
+def load_once(name: str, size: int) -> ImageSet:
+  """As `load_images`, but what was loaded last is still there: a run asks again for its report."""
+  return load_images(name, size)
 
 
 def mnist_5k() -> ImageSet:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dlcourse.data.augment import Augmentation
 from dlcourse.data.batches import as_shapes, shuffled, splits_in_order
-from dlcourse.data.image_sources import load_images
+from dlcourse.data.image_sources import load_once
 from dlcourse.data.recipe import Data, DataRecipe, Spec, digest_of
 from dlcourse.data.scaling import Scale, preparation, scaling
 from dlcourse.data.source import ImageSet
@@ -79,7 +79,7 @@ class Images(DataRecipe):
     """
     if self.fold >= self.folds:
       raise UserError(f"--data.fold={self.fold} is outside 0 … {self.folds - 1} (--data.folds)")
-    source = load_images(self.source, self.size)
+    source = load_once(self.source, self.size)
     chosen = self._starve(source, self._known(source, self._split(source)))
     splits = {name: self._fit(part) for name, part in chosen.items()}
     scale = scaling(self.scale, splits["train"]["image"])

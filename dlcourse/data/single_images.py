@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dlcourse.data.image_files import image_size, read_image
-from dlcourse.data.image_sources import load_images
+from dlcourse.data.image_sources import load_once
 from dlcourse.data.images import Images, padded
 from dlcourse.data.recipe import DataRecipe
 from dlcourse.data.streamed import StreamedImages, cut, middle
@@ -36,7 +36,7 @@ def fit_of(recipe: DataRecipe) -> Fit:
     return "resize"
   if not recipe.source.startswith(_OF_ANY_SIZE):
     return "pad"
-  images = next(iter(load_images(recipe.source, recipe.size).splits.values()))["image"]
+  images = next(iter(load_once(recipe.source, recipe.size).splits.values()))["image"]
   return "pad" if max(images.shape[1:3]) < recipe.size else "resize"
 
 

@@ -19,7 +19,7 @@ def colours(monkeypatch):
   """60 colour images of 12 x 12."""
   part = {"image": random_images(60), "label": (np.arange(60) % 2).astype(np.int32)}
   source = ImageSet({"all": part}, ("a", "b"), "noise", "none", "none")
-  monkeypatch.setattr(images, "load_images", lambda name, size: source)
+  monkeypatch.setattr(images, "load_once", lambda name, size: source)
 
 
 def whole(data, split):
@@ -220,7 +220,7 @@ def test_unpaired_batches_are_functions_of_seed_and_step(colours):
 def test_a_single_training_image_has_no_halves(monkeypatch):
   one, two = ({"image": random_images(n), "label": np.zeros(n, np.int32)} for n in (1, 2))
   source = ImageSet({"train": one, "validation": two, "test": two}, ("a",), "noise", "none", "none")
-  monkeypatch.setattr(images, "load_images", lambda name, size: source)
+  monkeypatch.setattr(images, "load_once", lambda name, size: source)
   with pytest.raises(UserError, match=r"--data\.unpaired needs two training images or more, not 1"):
     ImagePairs("noise", "grey", size=12, unpaired=True).build()
 

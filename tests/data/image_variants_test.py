@@ -4,11 +4,12 @@ import struct
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 from picture_files import CORNERS, encoded, tiff
 from PIL import Image
 
-from dlcourse.data.image_files import image_size, left_out, read_image
+from dlcourse.data.image_files import BadImage, image_size, left_out, read_image
 
 # What a viewer shows for each EXIF orientation (TIFF 6.0, tag 274).
 TURNS = {
@@ -133,9 +134,16 @@ VARIANTS = {
 }
 
 
+SINCE_13 = ("grey and alpha, multiplied", "unused channel", "YCbCr, TIFF")  # of Pillow; Gradio needs 12
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_kind_of_pixels_is_seen_as_a_person_sees_it(name):
   data, expected, tolerance = VARIANTS[name]
+  if name in SINCE_13 and int(PIL.__version__.partition(".")[0]) < 13:
+    with pytest.raises(BadImage, match="cannot be decoded"):
+      read_image(data)
+    return
   pixels = read_image(data)
   assert pixels.dtype == np.uint8
   np.testing.assert_allclose(pixels, expected, atol=tolerance)

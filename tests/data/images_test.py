@@ -184,7 +184,7 @@ def test_published_splits_are_kept(monkeypatch):
     return {"image": np.full((count, 8, 8, 1), value, np.uint8), "label": np.arange(count, dtype=np.int32) % 2}
 
   source = ImageSet({"train": part(1, 40), "test": part(2, 7)}, ("a", "b"), "d", "l", "c")
-  monkeypatch.setattr(images, "load_images", lambda name, size: source)
+  monkeypatch.setattr(images, "load_once", lambda name, size: source)
   data = Images("published", size=8, validation=0.25).build()
   assert data.sizes == {"train": 30, "test": 7, "validation": 10}
   assert np.all(whole(data, "test")[0] == 2)

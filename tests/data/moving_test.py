@@ -18,7 +18,7 @@ def digits(monkeypatch):
       "label": (np.arange(40) % 2).astype(np.int32),
     }
     source = ImageSet({"all": part}, ("a", "b"), "levels", "none", "none")
-    monkeypatch.setattr(images, "load_images", lambda name, size: source)
+    monkeypatch.setattr(images, "load_once", lambda name, size: source)
 
   stand_in(1)
   return stand_in
