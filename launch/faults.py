@@ -9,8 +9,10 @@ Kills of single processes are in launch/kills.py. The disk is a small tmpfs, whi
 """
 
 import argparse
+import json
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,10 +67,10 @@ def alone(path: pathlib.Path) -> subprocess.Popen:
   return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def two(path: pathlib.Path, name: str = NAME, *more: str) -> list[subprocess.Popen]:
-  """Starts the training in a folder as two processes."""
+def two(path: pathlib.Path, name: str = NAME, *more: str, processes: int = 2) -> list[subprocess.Popen]:
+  """Starts the training in a folder as two processes, or more, or fewer."""
   flags = ["train", f"--experiment={name}", f"--workdir={path}", *TRAIN_TWO, *more]
-  return start(flags, 2, 1, path.parent)
+  return start(flags, processes, 1, path.parent)
 
 
 def under_way(path: pathlib.Path, process: subprocess.Popen) -> None:
@@ -142,6 +144,25 @@ def kill_one_of_two(path: pathlib.Path, expected: str) -> tuple[bool, str]:
   return same, f"rank {rank} killed, the other left after {seconds:.2f} s with {code}"
 
 
+def other_numbers(both: pathlib.Path) -> bool:
+  """Prints how far the loss is off where one process, or four, go on with what two have begun."""
+  loss, within = _test_loss(both), []
+  for processes in (1, 4):
+    path = both.with_name(f"both-{processes}")
+    shutil.copytree(both, path)
+    newest = max(path.glob("checkpoints/[0-9]*"), key=lambda step: int(step.name))
+    shutil.rmtree(newest)
+    code = wait(two(path, processes=processes))
+    off = abs(_test_loss(path) / loss - 1)
+    print(f"two processes, then {processes} from the step before {newest.name}: loss off by {off:.1e} (1e-5)")
+    within.append(code == 0 and off < 1e-5)
+  return all(within)
+
+
+def _test_loss(path: pathlib.Path) -> float:
+  return json.loads((path / "result.json").read_text())["test"]["loss"]
+
+
 def bounds(folder: pathlib.Path) -> bool:
   """Prints after how long a process ends that waits for one which is dead, frozen, raising or stuck."""
   within = []
@@ -193,6 +214,7 @@ def main() -> int:
         same, said = hit(folder / f"{name} {number}".replace(" ", "-"), expected["two" in name])
         print(f"{name}: {'equal' if same else 'WRONG'}; {said}", flush=True)
         good &= same
+    good &= other_numbers(folder / "both")
     good &= bounds(folder)
   return 0 if good else 1
 
