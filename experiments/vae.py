@@ -459,7 +459,11 @@ def vq_codec() -> Experiment:
 
 
 def rate_distortion() -> Study:
-  """Bits against distortion of digits, by the codes and their grid, beside JPEG, WebP and PNG (H5.4.1)."""
+  """Bits against distortion of digits, by the codes and their grid, beside JPEG, WebP and PNG (H5.4.1).
+
+  Result: 0.095 bits a pixel for 22.0 dB, 0.237 for 25.2 dB, 0.347 for 29.9 dB; WebP of 0.351 bits has 22.4 dB
+  (1 seed each); 90 min in all on one busy core of a 2-core AMD EPYC; `dlcourse study vae.rate_distortion`.
+  """
   finer = ("--task.model.halvings=1", "--task.prior.body.max_length=196")
   points = {"49 of 8": (8,), "49 of 128": (128,), "196 of 32": (32, *finer)}
   return Study(
