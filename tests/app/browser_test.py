@@ -45,7 +45,8 @@ def server(lenet, tmp_path_factory):
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
   temporary = tmp_path_factory.mktemp("temporary")
-  command = [sys.executable, "-m", "dlcourse", "app", f"--workdir={lenet}", f"--port={port}"]
+  hears = ["env", "--default-signal=INT"]  # what was started in the background of a shell ignores Ctrl-C
+  command = [*hears, sys.executable, "-m", "dlcourse", "app", f"--workdir={lenet}", f"--port={port}"]
   environment = {**os.environ, "TMPDIR": str(temporary)}
   with subprocess.Popen(
     command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

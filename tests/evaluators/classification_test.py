@@ -83,7 +83,7 @@ def test_a_classifier_without_errors_has_recall_one_and_no_confusions():
   report = ConfusionMatrix()(predictor(np.eye(4, dtype=np.float32)[np.arange(53) % 4]), None, data, None)
   assert report.scalars == {"macro_recall": 1.0, "macro_f1": 1.0}
   assert report.tables["confusions"] == []
-  assert set(report.figures) == {"confusion_matrix"}
+  assert set(report.figures) == {"confusion_matrix", "confusion_matrix_normalised"}
 
 
 def test_recall_is_the_mean_over_the_classes_that_occur():
@@ -139,6 +139,6 @@ def test_a_single_class_has_no_area():
 
 def test_no_pictures_are_fine_and_fewer_are_refused():
   report = ConfusionMatrix(pictures=0)(predictor(PROBABILITIES), None, DATA, None)
-  assert set(report.figures) == {"confusion_matrix"}
+  assert set(report.figures) == {"confusion_matrix", "confusion_matrix_normalised"}
   with pytest.raises(UserError, match="pictures=-1"):
     ConfusionMatrix(pictures=-1)
