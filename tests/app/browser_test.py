@@ -106,7 +106,7 @@ def test_an_image_is_predicted_as_by_predict_and_judged(page, lenet, images):
     page.get_by_label("Correct class").click()
     page.get_by_role("option", name=truth, exact=True).click()
     page.get_by_text(verdict, exact=True).wait_for()
-    page.get_by_text(f"{tally} right: accuracy").first.wait_for()
+    page.get_by_text(f"{tally} right: accuracy").locator("visible=true").first.wait_for()
   page.get_by_role("tab", name="Tried so far").click()
   page.locator("img:visible").wait_for()  # the confusion matrix
   assert [(row["file"], row["correct class"]) for row in saved(page)] == [("0.png", right)]
@@ -130,7 +130,7 @@ def test_a_folder_is_tried_at_once_and_its_sub_folders_are_the_classes(page, len
   page.get_by_role("tab", name="Many images").click()
   page.locator("input[webkitdirectory]").set_input_files(images)
   page.get_by_text("7 files, 1 of which cannot be used").wait_for()
-  page.get_by_text("of 6 right: accuracy").first.wait_for()
+  page.get_by_text("of 6 right: accuracy").locator("visible=true").first.wait_for()
   rows = {row["file"]: row for row in saved(page)}
   files = {str(file.relative_to(images.parent)): file for file in images.glob("*/*")}
   assert set(rows) == set(files)
