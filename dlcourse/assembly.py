@@ -1,20 +1,24 @@
 """From the fields of an experiment to its data and its compiled task."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 
 import jax
 from absl import logging
+from jax.sharding import Mesh
 
-from dlcourse.data.recipe import Data
+from dlcourse.data.recipe import Data, DataRecipe
 from dlcourse.errors import UserError, described, own_line, unknown
 from dlcourse.experiment import Experiment, Options
-from dlcourse.parallel import Program, batch_size, compile_task, make_mesh
-from dlcourse.task import skipping
+from dlcourse.parallel import Mode, Program, batch_size, compile_task, make_mesh
+from dlcourse.task import TaskRecipe, skipping
 
 
 def assemble(experiment: Experiment, options: Options, fit: bool = False) -> tuple[Data, Program]:
   """The data and the compiled task of an experiment; by shapes alone, nothing is computed yet.
+
+  What was assembled last is still there: a run that reports after its training loads and compiles once.
 
   Args:
     experiment: what to build.
@@ -24,19 +28,36 @@ def assemble(experiment: Experiment, options: Options, fit: bool = False) -> tup
   Raises:
     UserError: the fields of the experiment do not make a network that fits the data and the devices.
   """
-  with _explained("the data cannot be made of"):
-    data = experiment.data.build()
-  mode = options.parallel
-  mesh = make_mesh(options.devices, batch_size(data.spec.batch) if fit else None, mode, options.tensor)
-  with _explained("no network comes of"):
-    task = experiment.task.build(data.spec, experiment.steps)
-    if options.nonfinite == "skip":
-      task = task._replace(train_step=skipping(task.train_step))
-    program = compile_task(task, data.spec.batch, mesh, mode)
-    names = jax.eval_shape(task.eval_step, program.state, jax.random.key(0), data.spec.batch)
-  if experiment.best.metric not in (None, *names) and not experiment.monitors:
-    raise unknown("metric of --best.metric", experiment.best.metric, names)
+  data = data_of(experiment.data)
+  mode, skips = options.parallel, options.nonfinite == "skip"
+  room = batch_size(data.spec.batch) if fit else None
+  mesh = make_mesh(options.devices, room, mode, options.tensor)
+  program, metrics = program_of(experiment.data, experiment.task, experiment.steps, mesh, mode, skips)
+  if experiment.best.metric not in (None, *metrics) and not experiment.monitors:
+    raise unknown("metric of --best.metric", experiment.best.metric, metrics)
   return data, program
+
+
+@functools.lru_cache(maxsize=1)
+def data_of(recipe: DataRecipe) -> Data:
+  """The data of a recipe."""
+  with _explained("the data cannot be made of"):
+    return recipe.build()
+
+
+@functools.lru_cache(maxsize=1)
+def program_of(
+  data_recipe: DataRecipe, task_recipe: TaskRecipe, steps: int, mesh: Mesh, mode: Mode, skips: bool
+) -> tuple[Program, Mapping[str, jax.ShapeDtypeStruct]]:
+  """The compiled task for the data of a recipe, and the shapes of the metrics of an evaluation."""
+  spec = data_of(data_recipe).spec
+  with _explained("no network comes of"):
+    task = task_recipe.build(spec, steps)
+    if skips:
+      task = task._replace(train_step=skipping(task.train_step))
+    program = compile_task(task, spec.batch, mesh, mode)
+    metrics = jax.eval_shape(task.eval_step, program.state, jax.random.key(0), spec.batch)
+  return program, metrics
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get 
   { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium; } \
     >/dev/null 2>&1 || say "chromium could not be installed: the tests marked browser are skipped"
 fi
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1  # the tests fill the cores, where threads would wait in turns
 cd "$ROOT"
 "$VENV/bin/ruff" check --quiet .
 "$VENV/bin/ruff" format --quiet --check .

@@ -25,6 +25,16 @@ def pytest_make_parametrize_id(config, val, argname):
   return f"{len(val)} bytes" if isinstance(val, bytes) else None
 
 
+@pytest.fixture(autouse=True)
+def _nothing_assembled():
+  """Tests change files, environments and functions from which data and programs are made."""
+  from dlcourse import assembly
+
+  yield
+  assembly.data_of.cache_clear()
+  assembly.program_of.cache_clear()
+
+
 @pytest.fixture
 def stand_ins(monkeypatch):
   """What is not at hand, as its classes and two black images: shapes need no more."""

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from dlcourse.assembly import assemble
+from dlcourse.assembly import assemble, data_of
 from dlcourse.checkpoint import Progress
 from dlcourse.errors import UserError
 from dlcourse.experiment import Best, Options, load
@@ -55,6 +55,7 @@ def killed_at(monkeypatch):
       return die
 
     monkeypatch.setattr("dlcourse.data.images.shuffled", dying)
+    data_of.cache_clear()
 
   yield arm
   monkeypatch.undo()
@@ -67,6 +68,7 @@ def test_a_killed_run_ends_bit_identical_and_logs_every_step_once(tmp_path, kill
     run(tmp_path / "killed")
   assert max(row["step"] for row in lines(tmp_path / "killed")) == 15
   monkeypatch.undo()
+  data_of.cache_clear()
   run(tmp_path / "killed")
   alone, killed = state_of(tmp_path / "alone"), state_of(tmp_path / "killed")
   jax.tree.map(np.testing.assert_array_equal, alone, killed)
@@ -160,6 +162,7 @@ def test_a_run_goes_on_in_another_mode_on_other_devices(tmp_path, killed_at, mon
   with pytest.raises(Killed):
     run(tmp_path / "moved", devices=8, parallel="fsdp")
   monkeypatch.undo()
+  data_of.cache_clear()
   run(tmp_path / "moved", devices=2, parallel="jit")
   alone, moved = state_of(tmp_path / "alone"), state_of(tmp_path / "moved")
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=3e-4), alone.params, moved.params)

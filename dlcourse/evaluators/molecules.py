@@ -51,7 +51,7 @@ class Molecules(Evaluator):
     read = [canonical(chemistry, text) for text in texts]
     valid = [text for text in read if text is not None]
     different = set(valid)
-    known = {canonical(chemistry, text) for text in texts_of(data, "train")}
+    known = {canonical(chemistry, text) for text in texts_of(data, "train")} if different else set()
     scalars = {
       "valid": len(valid) / len(texts),
       f"unique@{len(texts)}": len(different) / max(len(valid), 1),
