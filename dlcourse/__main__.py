@@ -62,7 +62,9 @@ flags.DEFINE_bool("threshold", False, "Compress grey images as black and white o
 flags.DEFINE_bool("summary", False, "Layers with their costs: of every experiment, or of the one named.")
 flags.DEFINE_enum("format", None, ["h5", "safetensors"], "Kind of file; default: as --output ends, else h5.")
 flags.DEFINE_string("output", None, "File that is written; default: one in the workdir, as model.h5.")
-flags.DEFINE_string("model", None, "File that `export` has written, or the workdir of a training.")
+flags.DEFINE_string(
+  "model", None, "File that `export` has written, or a workdir; of `lab`: cnn, mlp, transfer or an experiment."
+)
 flags.DEFINE_string(
   "recipe", None, "FILE.py:FUNCTION, for what was trained with a recipe of one's own: its code is run."
 )

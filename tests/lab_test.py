@@ -92,7 +92,7 @@ def test_a_folder_is_looked_at_and_learnt_from(folder, tmp_path, capsys):
   tiny = ["--steps=4", "--eval_every=2", "--task.model.filters", "2", "2", "--task.model.dense_dim=2"]
   lab.run(folder, "cnn", tiny, tmp_path / "w", Options(devices=1))
   said = capsys.readouterr().out
-  assert "1 cannot be read: dark/note.png" in said
+  assert "cannot be read: 1, dark/note.png" in said
   assert "lab.cnn, with" in said
   record = json.loads((tmp_path / "w/experiment.json").read_text())
   assert record["resolved"]["data.source"] == f"folder:{folder}"

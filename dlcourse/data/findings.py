@@ -61,10 +61,12 @@ class Findings(NamedTuple):
     if few:
       said.append(f"too few images to say much of {_listing(few)}; {FEW} are little, a hundred are better")
     if self.broken:
-      said.append(f"{len(self.broken)} cannot be read: {_listing([row['file'] for row in self.broken])}")
+      named = _listing([row["file"] for row in self.broken])
+      said.append(f"files that cannot be read: {len(self.broken)}, {named}")
     if self.repeated:
       extra = sum(len(group) - 1 for group in self.repeated)
-      said.append(f"{extra} repeat another, such as {self.repeated[0][1]} {self.repeated[0][0]}")
+      first, again = self.repeated[0][:2]
+      said.append(f"images that repeat another: {extra}, such as {again}, which is {first}")
     for group in self.contradictions:
       said.append(f"the same image is in several classes: {_listing(group)}")
     if self.leaks:

@@ -40,7 +40,11 @@ def test_every_kind_of_mess_is_found(messy):
 
 def test_what_is_said_of_it_names_numbers_and_files(messy):
   said = " / ".join(inspect(list_folder(str(messy))).remarks())
-  for part in ("'dog' (3)", "1 cannot be read: dog/text.jpg", "1 repeat another, such as cat/again.png"):
+  for part in (
+    "'dog' (3)",
+    "cannot be read: 1, dog/text.jpg",
+    "another: 1, such as cat/again.png, which is cat/0.png",
+  ):
     assert part in said
   assert "several classes: cat/both.png, dog/both.png" in said
   assert "unequal" not in said  # 6 to 3
