@@ -3,9 +3,9 @@
   .venv/bin/python launch/kill_points.py
 
 A process saves five states, of which the newest two and the best are kept, and dies before its first operation;
-the next one before its second, and so on, until one lives. After each death another process opens the folder: the
-state that it finds has to be whole, bit by bit, and none that was already safe may be lost, nor its best. Exit
-code 0: so it was. Random kills of whole trainings are in launch/kills.py.
+the next one before its second, and so on, until one lives. After each death another process opens the folder:
+the state that it finds has to be whole, bit by bit, and none that was already safe may be lost, nor its best.
+Exit code 0: so it was. Random kills of whole trainings are in launch/kills.py.
 """
 
 import collections
