@@ -146,14 +146,14 @@ def trials(
   name: str, overrides: list[str], folder: pathlib.Path, alone: Alone, kills: int, fault: Fault | None = None
 ) -> int:
   """How many killed trainings ended as the one left alone did; every other is killed inside a save."""
-  same = killed = 0
+  same, killed, last = 0, 0, load(name, overrides).steps
   while killed < kills:
     path, in_save = folder / str(time.monotonic_ns()), killed % 2 == 1
     if not kill_once(child(name, overrides, path, fault), path, alone.seconds, in_save):
       continue  # it ended before its moment came: no kill, no trial
     steps = sorted(int(p.name) for p in path.glob("checkpoints/*") if p.name.isdigit())
-    if fault and not steps:
-      continue  # it begins again: nothing can go wrong
+    if fault and (not steps or last in steps):
+      continue  # it begins again, or has nothing left to do: nothing can go wrong
     killed += 1
     child(name, overrides, path, fault).join()
     equal = digest(path) == alone.digest
