@@ -314,6 +314,17 @@ def study(rest: list[str]) -> None:
   console.show_study(path, run_study(find(FLAGS.study, Study)(), path, rest, _options()))
 
 
+def handbook(rest: list[str]) -> None:
+  """Measures what the handbook claims, in all its sections or in one, and writes a page of verdicts."""
+  from dlcourse.handbook import page
+
+  if len(rest) > 1:
+    raise UserError("one section: dlcourse handbook 2.10")
+  folder = pathlib.Path(FLAGS.output or "handbook")
+  rows = page.write_page(page.of_section(rest[0] if rest else None), folder)
+  _say(f"{page.summary(rows)}: {folder / 'index.html'}")
+
+
 def show_list(rest: list[str]) -> None:
   """Shows every experiment and study, and whether its result has been run; or what networks cost."""
   from dlcourse import console
@@ -364,6 +375,7 @@ VERBS = {
   "stream": Verb(stream, WORKDIR),
   "study": Verb(study, ("study", *RUN), fields=True),
   "report": Verb(report, WORKDIR),
+  "handbook": Verb(handbook, ("output",), many="[SECTION]"),
   "list": Verb(show_list, ("experiment", "summary")),
 }
 
