@@ -134,7 +134,8 @@ def run(data: str | None, model: str, more: Sequence[str], path: Path, options: 
   Args:
     data: see `look_at`.
     model: see `plan`.
-    more: overrides of one's own, which count before those that are chosen.
+    more: overrides of one's own, which count before those that are chosen; where a run goes on they may be left
+      out, and else have to be what they were.
     path: the workdir, which gets `data.json` as well.
     options: of the training.
 
@@ -145,7 +146,7 @@ def run(data: str | None, model: str, more: Sequence[str], path: Path, options: 
   console.show_findings(found)
   if (path / RECORD).exists():
     record = read_record(path)
-    name, overrides = record["experiment"], record["overrides"]
+    name, overrides = record["experiment"], [*record["overrides"], *more]
     _check_goes_on(path, record, source, model)
   else:
     chosen = affordable(plan(source, found, model), os.cpu_count() or 1)

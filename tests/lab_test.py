@@ -103,6 +103,11 @@ def test_a_folder_is_looked_at_and_learnt_from(folder, tmp_path, capsys):
   before = (tmp_path / "w/metrics.jsonl").read_text()
   lab.run(folder, "cnn", [], tmp_path / "w", Options(devices=1))  # done already, as it was planned
   assert (tmp_path / "w/metrics.jsonl").read_text() == before
+  lab.run(folder, "cnn", ["--steps=4"], tmp_path / "w", Options(devices=1))  # the same again
+  with pytest.raises(UserError, match="holds another run: steps was 4 and is now 6"):
+    lab.run(folder, "cnn", ["--steps=6"], tmp_path / "w", Options(devices=1))
+  with pytest.raises(SystemExit):
+    lab.run(folder, "cnn", ["--no_such_field=6"], tmp_path / "w", Options(devices=1))
   with pytest.raises(UserError, match=r"--model was 'lab.cnn' and is now 'lab.mlp'"):
     lab.run(folder, "mlp", [], tmp_path / "w", Options(devices=1))
 
