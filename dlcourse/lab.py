@@ -150,7 +150,8 @@ def run(data: str | None, model: str, more: Sequence[str], path: Path, options: 
     _check_goes_on(path, record, source, model)
   else:
     chosen = affordable(plan(source, found, model), os.cpu_count() or 1)
-    console.show_plan(chosen.experiment, chosen.reasons)
+    own = [f"but for what you ask: {' '.join(more)}"] if more else []
+    console.show_plan(chosen.experiment, [*chosen.reasons, *own])
     name, overrides = chosen.experiment, [*chosen.overrides, *more]
   train(name, overrides, load(name, overrides), path, options)
   on_first_process(lambda: write_json(path / FINDINGS, found.record()))

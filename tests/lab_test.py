@@ -94,6 +94,7 @@ def test_a_folder_is_looked_at_and_learnt_from(folder, tmp_path, capsys):
   said = capsys.readouterr().out
   assert "cannot be read: 1, dark/note.png" in said
   assert "lab.cnn, with" in said
+  assert "but for what you ask: --steps=4 --eval_every=2" in " ".join(said.split())
   record = json.loads((tmp_path / "w/experiment.json").read_text())
   assert record["resolved"]["data.source"] == f"folder:{folder}"
   assert record["resolved"]["steps"] == 4

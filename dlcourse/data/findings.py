@@ -68,11 +68,11 @@ class Findings(NamedTuple):
       first, again = self.repeated[0][:2]
       said.append(f"images that repeat another: {extra}, such as {again}, which is {first}")
     for group in self.contradictions:
-      said.append(f"the same image is in several classes: {_listing(group)}")
+      said.append(f"the same image is in several classes: {_listing(list(dict.fromkeys(group)))}")
     if self.leaks:
       said.append(
         f"{len(self.leaks)} images are in more than one split, so that the test is easier than it looks: "
-        f"{_listing(self.leaks[0])}"
+        f"{_listing(list(dict.fromkeys(self.leaks[0])))}"
       )
     if self.unusual:
       lost = [f"{what} ({count})" for what, count in self.unusual.items()]
@@ -102,12 +102,12 @@ def inspect(listed: ImageList) -> Findings:
     split: {name: sum(image.label == label for image in images) for label, name in enumerate(listed.classes)}
     for split, images in readable.items()
   }
-  places = {image.path: (split, image.label) for split, images in readable.items() for image in images}
+  places = [(split, image.label, image.path) for split, images in readable.items() for image in images]
   groups = {"repeated": [], "contradictions": [], "leaks": []}
-  for group in same_files(list(places)):
-    splits, labels = ({places[path][i] for path in group} for i in range(2))
-    kind = "contradictions" if len(labels) > 1 else "leaks" if len(splits) > 1 else "repeated"
-    groups[kind].append([_within(base, path) for path in group])
+  for group in same_files([path for _, _, path in places]):
+    splits, labels, paths = zip(*(places[place] for place in group), strict=True)
+    kind = "contradictions" if len(set(labels)) > 1 else "leaks" if len(set(splits)) > 1 else "repeated"
+    groups[kind].append([_within(base, path) for path in paths])
   return Findings(str(listed.root), counts, _three_sides(shapes), grey, broken, unusual=dict(unusual), **groups)
 
 

@@ -118,7 +118,9 @@ def read_list(listed: ImageList, size: int) -> ImageSet:
   # Of each image whose header is sound, its (height, width).
   shapes = {split: _shapes(images) for split, images in listed.splits.items()}
   if "all" in shapes:
-    shapes["all"] = {image: shapes["all"][image] for image in _without_repeats(shapes["all"], listed.classes)}
+    shapes["all"] = {
+      image: shapes["all"][image] for image in _without_repeats(list(shapes["all"]), listed.classes)
+    }
   found = {shape for split in shapes.values() for shape in split.values()}
   keep = len(found) == 1 and all(max(shape) <= size for shape in found)
   splits = {
@@ -147,31 +149,32 @@ def existing(folder: str) -> Path:
   return root
 
 
-def same_files(paths: Sequence[Path]) -> list[list[Path]]:
-  """Groups of two or more files that have the same contents, byte for byte (SHA-256)."""
+def same_files(paths: Sequence[Path]) -> list[list[int]]:
+  """Groups of two or more places at which files have the same contents, byte for byte (SHA-256)."""
   by_size, groups = collections.defaultdict(list), collections.defaultdict(list)
-  for path in paths:
-    by_size[path.stat().st_size].append(path)
+  for place, path in enumerate(paths):
+    by_size[path.stat().st_size].append(place)
   for size, alike in by_size.items():
-    for path in alike if len(alike) > 1 else ():
-      with path.open("rb") as file:
-        groups[size, hashlib.file_digest(file, "sha256").digest()].append(path)
+    for place in alike if len(alike) > 1 else ():
+      with paths[place].open("rb") as file:
+        groups[size, hashlib.file_digest(file, "sha256").digest()].append(place)
   return [group for group in groups.values() if len(group) > 1]
 
 
 def _without_repeats(images: Sequence[Listed], classes: Sequence[str]) -> list[Listed]:
   """The images without those that repeat or contradict another; the log names them."""
-  label_of, left_out = {image.path: image.label for image in images}, set()
-  for first, *others in same_files(list(label_of)):
-    labels = {label_of[path] for path in (first, *others)}
+  left_out = set()
+  for group in same_files([image.path for image in images]):
+    first, *others = [images[place] for place in group]
+    labels = {images[place].label for place in group}
     if len(labels) > 1:
       names = ", ".join(sorted(classes[label] for label in labels))
-      _say(f"left out {first} and {len(others)} like it: the same image is in the classes {names}")
-      left_out |= {first, *others}
+      _say(f"left out {first.path} and {len(others)} like it: the same image is in the classes {names}")
+      left_out |= set(group)
     else:
-      _say(f"left out {len(others)} that repeat {first}, such as {others[0]}")
-      left_out |= set(others)
-  return [image for image in images if image.path not in left_out]
+      _say(f"left out {len(others)} that repeat {first.path}, such as {others[0].path}")
+      left_out |= set(group[1:])
+  return [image for place, image in enumerate(images) if place not in left_out]
 
 
 def _as_people_sort(label: str) -> tuple[bool, float, str]:
@@ -193,8 +196,22 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 def _class_folders(folder: Path) -> dict[str, list[Path]]:
   """Class name -> its image files, both sorted; a folder without images is no class."""
-  found = {path.name: _image_files(path) for path in sorted(folder.iterdir()) if path.is_dir()}
-  return {name: files for name, files in found.items() if files and not name.startswith(".")}
+  paths = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+  found = {path.name: _image_files(path) for path in paths}
+  for path in paths:
+    deeper = (
+      0 if found[path.name] else sum(len(_image_files(inner)) for inner in path.iterdir() if inner.is_dir())
+    )
+    if deeper:
+      _say(f"left out {path}: it holds no image itself, but {deeper} in folders; move them up")
+    if found[path.name] and not _is_utf8(path.name):
+      raise UserError(f"a class of images has the folder {path.name!r}, which is not UTF-8; rename it")
+  return {name: files for name, files in found.items() if files}
+
+
+def _is_utf8(name: str) -> bool:
+  """Whether a name of a file was; bytes that are not become halves of characters, which cannot be written."""
+  return not any("\udc80" <= letter <= "\udcff" for letter in name)
 
 
 def _image_files(folder: Path) -> list[Path]:

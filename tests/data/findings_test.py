@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from dlcourse.data.findings import inspect
-from dlcourse.data.image_lists import list_folder
+from dlcourse.data.image_lists import list_folder, list_table
 
 
 def save(path, colour, size=(6, 4), mode="RGB"):
@@ -67,3 +67,15 @@ def test_a_leak_between_published_splits_is_found(tmp_path):
   assert found.grey
   assert found.classes == {"a": 2, "b": 1}
   assert any("more than one split" in remark for remark in found.remarks())
+
+
+def test_a_table_that_names_a_file_twice_is_found_out(tmp_path):
+  for number in range(3):
+    save(tmp_path / f"{number}.png", (number, 0, 0))
+  table = tmp_path / "images.csv"
+  table.write_text(
+    "file,label,split\n0.png,a,train\n1.png,b,train\n0.png,a,test\n2.png,a,train\n2.png,b,train\n"
+  )
+  found = inspect(list_table(str(table)))
+  assert (found.leaks, found.contradictions, found.repeated) == ([["0.png"] * 2], [["2.png"] * 2], [])
+  assert "the same image is in several classes: 2.png" in found.remarks()

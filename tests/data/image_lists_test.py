@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from absl import logging
@@ -124,7 +126,8 @@ def test_every_suffix_has_a_decoder(tmp_path):
 def test_files_are_the_same_by_their_contents(tmp_path):
   for name, text in {"a": "one", "b": "two", "c": "one", "d": "three", "e": "one"}.items():
     (tmp_path / name).write_text(text)
-  assert same_files(sorted(tmp_path.iterdir())) == [[tmp_path / name for name in "ace"]]
+  assert same_files(sorted(tmp_path.iterdir())) == [[0, 2, 4]]
+  assert same_files([tmp_path / name for name in "bab"]) == [[0, 2]]
 
 
 def test_repeats_count_once_and_contradictions_not_at_all(tmp_path, warnings_of):
@@ -197,3 +200,20 @@ def test_a_folder_is_listed_without_being_read(tmp_path):
   listed = list_folder(str(tmp_path))
   assert listed.classes == ("a", "b")
   assert [image.label for image in listed.splits["all"]] == [0, 1]
+
+
+def test_a_class_whose_images_lie_deeper_is_named(tmp_path, warnings_of):
+  for name in ("a/0.png", "b/0.png", "c/more/0.png", "c/more/1.png"):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  assert list_folder(str(tmp_path)).classes == ("a", "b")
+  assert f"left out {tmp_path}/c: it holds no image itself, but 2 in folders; move them up" in warnings_of
+
+
+def test_a_class_whose_name_cannot_be_written_is_refused(tmp_path):
+  for name in (b"caf\xe9", b"tea"):
+    folder = os.path.join(os.fsencode(tmp_path), name)
+    os.mkdir(folder)
+    open(os.path.join(folder, b"0.png"), "w").close()
+  with pytest.raises(UserError, match=r"'caf\\udce9', which is not UTF-8"):
+    list_folder(str(tmp_path))
