@@ -69,7 +69,9 @@ flags.DEFINE_string(
   "recipe", None, "FILE.py:FUNCTION, for what was trained with a recipe of one's own: its code is run."
 )
 flags.DEFINE_string(
-  "data", None, "Folder of images, one sub-folder per class, CSV of file and label, or a data set's name."
+  "data",
+  None,
+  "Folder of images, one sub-folder per class, or CSV of file and label; for `lab` a data set too.",
 )
 flags.DEFINE_string("study", None, "Which study to run: MODULE.NAME (see `list`).")
 flags.DEFINE_enum("language", "en", ["en", "fr"], "Of the slides; those that are there stay as they are.")
@@ -256,15 +258,19 @@ def submit(rest: list[str]) -> None:
 def grade(rest: list[str]) -> None:
   """Checks archives that were handed in, and runs their models on images that were held back."""
   from dlcourse import console
+  from dlcourse.grading import check_table, write_grades
   from dlcourse.grading import grade as run
-  from dlcourse.grading import write_grades
 
   if not rest or not FLAGS.data:
     raise UserError("which archives, and on which images? dlcourse grade ARCHIVE… --data=FOLDER")
+  if FLAGS.output:
+    check_table(pathlib.Path(FLAGS.output))
   grades = list(run([pathlib.Path(archive) for archive in rest], pathlib.Path(FLAGS.data), FLAGS.recipe))
   console.show_grades(grades)
   if FLAGS.output:
     write_grades(grades, pathlib.Path(FLAGS.output))
+  if all(grade.measured is None for grade in grades):
+    sys.exit(2)
 
 
 def compress(rest: list[str]) -> None:

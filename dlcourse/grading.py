@@ -25,7 +25,7 @@ import numpy as np
 from dlcourse import platform
 from dlcourse.classifier import Classifier, open_classifier
 from dlcourse.data.image_files import BadImage
-from dlcourse.data.image_lists import ImageList, list_folder
+from dlcourse.data.image_lists import ImageList, list_folder, list_table
 from dlcourse.data.single_images import read_single
 from dlcourse.errors import UserError, described
 from dlcourse.evaluators.intervals import proportion
@@ -85,20 +85,36 @@ class Contents(NamedTuple):
   wrong: Sequence[str]
 
 
-def grade(archives: Sequence[Path], folder: Path, recipe: str | None = None) -> Iterator[Grade]:
+def grade(archives: Sequence[Path], held_back: Path, recipe: str | None = None) -> Iterator[Grade]:
   """Grades archives, one after the other, each in a process of its own.
 
   Args:
     archives: files that `dlcourse submit` has written, perhaps.
-    folder: of images, one sub-folder a class.
+    held_back: folder of images, one sub-folder a class, or a CSV of files and labels.
     recipe: FILE.py:FUNCTION of the lecturer, for models that were trained with a recipe of somebody's own.
 
   Raises:
-    UserError: the folder holds no classes of images.
+    UserError: there are no classes of images.
   """
-  list_folder(str(folder))
+  _listed(held_back)
   for archive in archives:
-    yield _apart(archive, folder, recipe)
+    yield _apart(archive, held_back, recipe)
+
+
+def _listed(held_back: Path) -> ImageList:
+  return (list_table if held_back.suffix == ".csv" else list_folder)(str(held_back))
+
+
+def check_table(file: Path) -> None:
+  """Refuses a place for the grades, before any is found, that would cost a file or could not be written.
+
+  Raises:
+    UserError: it is no CSV, or its folder is not there.
+  """
+  if file.suffix != ".csv" or file.is_dir():
+    raise UserError(f"--output={file} is no table; name a file that ends in .csv")
+  if not file.parent.is_dir():
+    raise UserError(f"--output={file}: there is no folder {file.parent}")
 
 
 def write_grades(grades: Sequence[Grade], file: Path) -> None:
@@ -118,9 +134,9 @@ def _plain(value: Any) -> Any:
   return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def _apart(archive: Path, folder: Path, recipe: str | None) -> Grade:
+def _apart(archive: Path, held_back: Path, recipe: str | None) -> Grade:
   # -P: a module is never taken from the current folder, which may be that of the archives.
-  command = [sys.executable, "-P", "-m", __name__, str(archive), str(folder), *([recipe] if recipe else [])]
+  command = [sys.executable, "-P", "-m", __name__, str(archive), str(held_back), *([recipe] if recipe else [])]
   try:
     done = subprocess.run(
       command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=_SECONDS
@@ -136,7 +152,7 @@ def _apart(archive: Path, folder: Path, recipe: str | None) -> Grade:
   return Grade(*json.loads(done.stdout.splitlines()[-1]))
 
 
-def graded(archive: Path, folder: Path, recipe: str | None = None) -> Grade:
+def graded(archive: Path, held_back: Path, recipe: str | None = None) -> Grade:
   """Grades one archive, in this process; see `grade`."""
   try:
     contents = read_archive(archive)
@@ -151,7 +167,7 @@ def graded(archive: Path, folder: Path, recipe: str | None = None) -> Grade:
     model = Path(place) / MODEL
     model.write_bytes(contents.kept[MODEL])
     try:
-      return _measured(found, model, list_folder(str(folder)), recipe)
+      return _measured(found, model, _listed(held_back), recipe)
     except UserError as error:
       reason = str(error).replace(f"{model}", MODEL)
       return found._replace(verdict=f"{found.verdict}; not run: {reason}")

@@ -14,7 +14,7 @@ from dlcourse import console, grading
 from dlcourse.errors import UserError
 from dlcourse.experiment import Options, load
 from dlcourse.exported import export
-from dlcourse.grading import Grade, grade, graded, write_grades
+from dlcourse.grading import Grade, check_table, grade, graded, write_grades
 from dlcourse.handin import submit
 from dlcourse.train import train
 from dlcourse.trained import open_trained, report
@@ -280,6 +280,20 @@ def test_a_process_that_ends_or_hangs_is_a_verdict(held_back, tmp_path, monkeypa
 def test_a_folder_without_classes_is_refused_before_anything_is_read(tmp_path):
   with pytest.raises(UserError, match="no such folder"):
     next(grade([tmp_path / "a.zip"], tmp_path / "gone"))
+
+
+@pytest.mark.parametrize("name", ["a.zip", "grades", "folder.csv", "gone/grades.csv"])
+def test_a_table_that_would_cost_a_file_or_could_not_be_written_is_refused(tmp_path, name):
+  (tmp_path / "folder.csv").mkdir()
+  with pytest.raises(UserError, match=rf"--output=.*{name}"):
+    check_table(tmp_path / name)
+  check_table(tmp_path / "grades.csv")
+
+
+def test_images_are_held_back_by_a_table_too(archive, held_back, tmp_path):
+  rows = [f"{file},{file.parent.name}" for file in sorted(held_back.glob("*/*.png"))]
+  (tmp_path / "held.csv").write_text("\n".join(["file,label", *rows]))
+  assert graded(archive, tmp_path / "held.csv") == graded(archive, held_back)
 
 
 def test_grades_are_a_table_without_formulas(tmp_path):
