@@ -8,11 +8,11 @@ import jinja2
 
 from dlcourse.errors import UserError
 from dlcourse.evaluators import Report
-from dlcourse.handbook import chapter1, chapter2, chapter3
+from dlcourse.handbook import chapter1, chapter2, chapter3, chapter4, chapter5
 from dlcourse.handbook.claim import Claim, Finding
 from dlcourse.report.write import markdown, save
 
-CLAIMS = chapter1.CLAIMS + chapter2.CLAIMS + chapter3.CLAIMS
+CLAIMS = chapter1.CLAIMS + chapter2.CLAIMS + chapter3.CLAIMS + chapter4.CLAIMS + chapter5.CLAIMS
 _HTML = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
 <!doctype html>
 <html lang="en">
