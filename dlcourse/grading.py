@@ -179,6 +179,8 @@ def read_archive(path: Path) -> Contents:
   Raises:
     UserError: it is no zip, too large, or without a manifest.
   """
+  if path.exists() and not path.is_file():
+    raise UserError("it is no file, but a folder or a pipe")  # whose reading may never end
   try:
     with _Careful(path) as file, zipfile.ZipFile(file) as archive:
       entries = [entry for entry in archive.infolist() if not entry.is_dir()]

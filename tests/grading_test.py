@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import struct
 import zipfile
 
@@ -191,7 +192,8 @@ def lying_bomb(archive, file):
     (half, "it is no zip that can be read"),
     (nothing, "there is no such file"),
     (lambda archive, file: file.write_bytes(b""), "it is no zip that can be read"),
-    (lambda archive, file: file.mkdir(), "it is no zip that can be read"),
+    (lambda archive, file: file.mkdir(), "it is no file, but a folder or a pipe"),
+    (lambda archive, file: os.mkfifo(file), "it is no file, but a folder or a pipe"),
     (no_manifest, "it has no manifest.json"),
     (manifest_of(b"[" * 10**5), "its manifest.json says nothing that can be read"),
     (manifest_of(b'{"members": [1]}'), "its manifest.json says nothing that can be read"),
