@@ -25,7 +25,7 @@ import numpy as np
 from dlcourse import platform
 from dlcourse.classifier import Classifier, open_classifier
 from dlcourse.data.image_files import BadImage
-from dlcourse.data.image_lists import ImageList, list_folder, list_table
+from dlcourse.data.image_lists import ImageList, is_table, list_folder, list_table
 from dlcourse.data.single_images import read_single
 from dlcourse.errors import UserError, described
 from dlcourse.evaluators.intervals import proportion
@@ -102,7 +102,7 @@ def grade(archives: Sequence[Path], held_back: Path, recipe: str | None = None) 
 
 
 def _listed(held_back: Path) -> ImageList:
-  return (list_table if held_back.suffix == ".csv" else list_folder)(str(held_back))
+  return (list_table if is_table(str(held_back)) else list_folder)(str(held_back))
 
 
 def check_table(file: Path) -> None:

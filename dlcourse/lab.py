@@ -10,7 +10,7 @@ import jax
 
 from dlcourse import console
 from dlcourse.data.findings import Findings, found_in, inspect
-from dlcourse.data.image_lists import list_folder, list_table
+from dlcourse.data.image_lists import is_table, list_folder, list_table
 from dlcourse.data.image_sources import load_images
 from dlcourse.data.images import Images
 from dlcourse.data.streamed import StreamedImages
@@ -58,14 +58,32 @@ def look_at(data: str | None) -> tuple[str, Findings]:
   """
   if data is not None and Path(data).expanduser().is_dir():
     return f"folder:{Path(data).expanduser().resolve()}", inspect(list_folder(data))
-  if data is not None and data.endswith(".csv") and ":" not in data:
+  if data is not None and is_table(data):
     return f"csv:{Path(data).expanduser().resolve()}", inspect(list_table(data))
   kind, _, place = (data or DEFAULT).partition(":")
   if kind in ("folder", "csv"):
     return look_at(place)
+  if Path(kind).expanduser().is_file():
+    raise UserError(
+      f"{kind} is a file; --data is a folder of images, or a table of files and labels called .csv"
+    )
   if "/" in kind:
     raise UserError(f"no such folder: {data}; --data is a folder of images, one sub-folder per class")
   return data or DEFAULT, found_in(load_images(data or DEFAULT), data or DEFAULT)
+
+
+def experiment_of(model: str) -> str:
+  """Name of the experiment for cnn, mlp, transfer, or any experiment with images.
+
+  Raises:
+    UserError: no such model, or it does not learn from images.
+  """
+  name = MODELS.get(model, model)
+  if name not in catalogue():
+    raise unknown("model", model, (*MODELS, *catalogue()))
+  if not isinstance(load(name).data, Images | StreamedImages):
+    raise UserError(f"{name} does not learn from labelled images; --model=cnn does")
+  return name
 
 
 def plan(source: str, found: Findings, model: str) -> Plan:
@@ -74,23 +92,18 @@ def plan(source: str, found: Findings, model: str) -> Plan:
   Args:
     source: of the images, for --data.source.
     found: in them.
-    model: cnn, mlp, transfer, or any experiment with images.
+    model: see `experiment_of`.
 
   Raises:
     UserError: no such model, or too few images.
   """
-  name = MODELS.get(model, model)
-  if name not in catalogue():
-    raise unknown("model", model, (*MODELS, *catalogue()))
-  if not isinstance(load(name).data, Images | StreamedImages):
-    raise UserError(f"{name} does not learn from labelled images; --model=cnn does")
-  count = sum(found.classes.values())
+  name, count = experiment_of(model), sum(found.classes.values())
   if min(found.classes.values()) < 2 or count < 10:
     raise UserError(
       f"{found.root}: {count} images in {len(found.classes)} classes are too few to train and to test; every "
       "class needs two at least, and hundreds are better"
     )
-  trained_on = sum(found.counts["train"].values()) if "train" in found.counts else round(0.7 * count)
+  trained_on = sum(found.counts["train"].values()) if "train" in found.counts else round(0.7 * found.distinct)
   batch = 2 ** math.floor(math.log2(min(64, max(8, trained_on / BATCHES))))
   epoch = max(1, trained_on // batch)
   steps = min(MOST_STEPS, max(LEAST_STEPS, EPOCHS * epoch))
@@ -133,7 +146,7 @@ def run(data: str | None, model: str, more: Sequence[str], path: Path, options: 
 
   Args:
     data: see `look_at`.
-    model: see `plan`.
+    model: see `experiment_of`.
     more: overrides of one's own, which count before those that are chosen; where a run goes on they may be left
       out, and else have to be what they were.
     path: the workdir, which gets `data.json` as well.
@@ -142,6 +155,7 @@ def run(data: str | None, model: str, more: Sequence[str], path: Path, options: 
   Raises:
     UserError: the images or the workdir cannot be used, or the training diverges.
   """
+  load(experiment_of(model), more)  # what is wrong with them is said before anything is read
   source, found = look_at(data)
   console.show_findings(found)
   if (path / RECORD).exists():

@@ -23,7 +23,7 @@ from dlcourse.tasks.transfer import Transfer
 
 _SMALL = (
   *("--data.folds=50", "--data.per_class=10", "--data.validation=0.1", "--data.batch_size=8", "--steps=2"),
-  *("--evaluators.0.pictures=2", "--evaluators.2.resamples=100", "--evaluators.4.most=40"),
+  *("--evaluators.0.pictures=2", "--evaluators.4.most=40"),
   *("--evaluators.5.images=2", "--evaluators.5.scored=2", "--evaluators.5.steps=2"),
 )
 

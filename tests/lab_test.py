@@ -128,3 +128,33 @@ def test_a_data_set_by_name_and_a_folder_that_is_not_there():
   assert seen.sides == ((8, 8), (8, 8), (8, 8))
   with pytest.raises(UserError, match=r"no such folder: \./gone"):
     lab.look_at("./gone")
+
+
+@pytest.mark.parametrize(
+  ("table", "said"),
+  [
+    ("file,label\na.png,x\nb.png,\n", "1 images have no label, such as 'b.png'"),
+    ("file,label,label\na.png,x,y\nb.png,y,x\n", "has the column 'label' twice"),
+    ("file;label\na.png;x\nb.png;y\n", "not semicolons"),
+  ],
+)
+def test_what_is_wrong_with_a_table_is_said(table, said, tmp_path):
+  (tmp_path / "labels.CSV").write_text(table)  # as old systems write it
+  with pytest.raises(UserError, match=said):
+    lab.look_at(str(tmp_path / "labels.CSV"))
+
+
+def test_a_file_that_is_no_table_is_called_a_file(folder):
+  with pytest.raises(UserError, match=r"1.png is a file; --data is a folder of images, or a table"):
+    lab.look_at(f"{folder}/dark/1.png")
+
+
+def test_a_wrong_flag_is_said_before_any_image_is_read(folder, tmp_path, capsys):
+  with pytest.raises(SystemExit):
+    lab.run(folder, "cnn", ["--no_such_field=6"], tmp_path / "w", Options(devices=1))
+  assert "12" not in capsys.readouterr().out  # images of a class
+
+
+def test_the_plan_counts_images_that_repeat_once():
+  seen = found(count=50, classes=2)._replace(repeated=[["a"] * 21], contradictions=[["b"] * 10])
+  assert any("49 images to train on" in reason for reason in lab.plan("digits", seen, "cnn").reasons)

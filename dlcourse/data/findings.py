@@ -47,6 +47,12 @@ class Findings(NamedTuple):
     names = next(iter(self.counts.values()))
     return {name: sum(split[name] for split in self.counts.values()) for name in names}
 
+  @property
+  def distinct(self) -> int:
+    """Images that are left to be divided into splits: of repeats one, of contradictions none."""
+    again = sum(len(group) - 1 for group in self.repeated)
+    return sum(self.classes.values()) - again - sum(map(len, self.contradictions))
+
   def record(self) -> dict[str, Any]:
     """For a JSON file."""
     return {**self._asdict(), "classes": self.classes, "remarks": self.remarks()}

@@ -177,7 +177,8 @@ def _contents(source: Path | str | bytes) -> tuple[bytes, str]:
     path, name = Path(source), str(source)
     try:
       if not path.is_file():
-        raise BadImage(f"{name}: no such file")
+        is_folder = path.is_dir()
+        raise BadImage(f"{name}: " + ("a folder; name the images in it" if is_folder else "no such file"))
       with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     except OSError as error:

@@ -68,20 +68,33 @@ def list_folder(folder: str) -> ImageList:
   return ImageList(root, classes, splits)
 
 
+def is_table(data: str) -> bool:
+  """Whether it is called like a table of images."""
+  return data.lower().endswith(".csv") and ":" not in data
+
+
 def list_table(file: str) -> ImageList:
   """Images in a table: a CSV with the columns `file`, `label` and perhaps `split`, in any order.
 
   Files are named as seen from the folder of the table. Splits are train, validation (or val) and test.
 
   Raises:
-    UserError: no such table, a column is missing, fewer than two classes, an unknown split.
+    UserError: no such table, a column is missing or there twice, an image without a label, fewer than two
+      classes, an unknown split.
   """
   path = Path(file).expanduser()
   head, *rows = read_table(path, ",")
   head = [name.strip().lower() for name in head]
   if not set(_COLUMNS) <= set(head):
-    raise UserError(f"{path}: the first line names the columns, of which file and label are needed: file,label")
+    also = "; commas set the fields apart, not semicolons" if ";" in head[0] else ""
+    raise UserError(
+      f"{path}: the first line names the columns, of which file and label are needed: file,label{also}"
+    )
+  if len(set(head)) < len(head):
+    raise UserError(f"{path} has the column {max(head, key=head.count)!r} twice")
   records = [dict(zip(head, row, strict=True)) for row in rows]
+  if empty := [record["file"] for record in records if not record["label"].strip()]:
+    raise UserError(f"{path}: {len(empty)} images have no label, such as {empty[0]!r}; leave those lines out")
   classes = tuple(sorted({record["label"] for record in records}, key=_as_people_sort))
   if len(classes) < 2:
     raise UserError(f"{path} has one label, {classes[0]!r}; a classifier needs at least two")

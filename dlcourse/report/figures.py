@@ -20,6 +20,13 @@ GREY, BEST = "0.5", "tab:red"
 LONG_NAME = 24  # symbols of a class name, at most
 WIDE = 16  # ratio of the largest to the smallest x from which on the axis is logarithmic
 MANY_CURVES = 10  # as many as there are colours and places in a legend
+LAST_OF_EUROPE = 0x058F  # code point: Latin, Greek, Cyrillic, Armenian
+FONTS = (  # with the letters of other continents: of Linux, Windows and macOS
+  *("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Droid Sans Fallback", "IPAGothic"),
+  *("Yu Gothic", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "Leelawadee UI"),
+  *("Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Arial Unicode MS"),
+  *("Noto Sans Devanagari", "Noto Sans Bengali", "Noto Sans Tamil", "Noto Sans Thai", "Noto Sans Ethiopic"),
+)
 GRID_SIDE = 400  # pixels of the shorter side of a saved grid, at least
 
 
@@ -28,6 +35,21 @@ def new_figure(width: float, height: float, layout: str | None = "constrained") 
   from matplotlib.figure import Figure
 
   return Figure(figsize=(width, height), layout=layout)
+
+
+def use_every_font(figure: Figure) -> None:
+  """Lets texts with letters that Matplotlib's own font lacks take them from a font of this machine."""
+  from matplotlib import font_manager
+  from matplotlib.text import Text
+
+  texts = [
+    text for text in figure.findobj(Text) if any(ord(letter) > LAST_OF_EUROPE for letter in text.get_text())
+  ]
+  if texts:
+    here = set(font_manager.get_font_names())
+    more = [name for name in FONTS if name in here]
+    for text in texts:
+      text.set_fontfamily([*text.get_fontfamily(), *more])
 
 
 def learning_curves(rows: Sequence[Mapping[str, float]], names: Sequence[str], best_step: int | None) -> Figure:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from dlcourse.data.recipe import Data
 from dlcourse.evaluators import Report
@@ -16,7 +17,7 @@ from dlcourse.experiment import Best
 from dlcourse.models.trace import Layer
 from dlcourse.progress import HEADLINES
 from dlcourse.report.drawing import architecture
-from dlcourse.report.figures import learning_curves
+from dlcourse.report.figures import learning_curves, use_every_font
 from dlcourse.report.layers import NOTE, summary_rows
 from dlcourse.workdir import write_json
 
@@ -52,10 +53,19 @@ def _cell(value: Any) -> str:
 def save(report: Report, folder: pathlib.Path) -> None:
   """Figures as NAME.png, tables as NAME.json."""
   folder.mkdir(parents=True, exist_ok=True)
-  with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", "Glyph")  # a letter the font lacks is a box, and no reason for lines
-    for name, figure in report.figures.items():
+  for name, figure in report.figures.items():
+    use_every_font(figure)
+    with warnings.catch_warnings(record=True) as said:
       figure.savefig(folder / f"{name}.png", dpi=130, bbox_inches="tight")
+    lacking = [one for one in said if str(one.message).startswith("Glyph")]  # once a letter
+    if lacking:
+      logging.warning(
+        "%s shows boxes for %d letters, which no font here has; one with many is Noto Sans (CJK)",
+        folder / f"{name}.png",
+        len(lacking),
+      )
+    for one in (one for one in said if one not in lacking):
+      warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
   for name, rows in report.tables.items():
     write_json(folder / f"{name}.json", rows)
 

@@ -37,6 +37,7 @@ from dlcourse.slides.notes import Section, sections
 from dlcourse.slides.recorded import Recorded, interval, read_recorded
 from dlcourse.slides.words import Language, Voice
 from dlcourse.whole_file import whole_file
+from dlcourse.workdir import read_record
 
 MOST_CLASSES = 12  # of a confusion matrix that is a table
 _BARS, _BARS_BELOW = 14, 12  # of a chart, of one below a table
@@ -71,6 +72,7 @@ def write_slides(
   Raises:
     UserError: no such workdir, no classifier, no report yet; or the file is there, or cannot be written.
   """
+  read_record(path)
   if file.suffix != ".pptx":
     raise UserError(f"--output={file} should end in .pptx, which is what the file will be")
   if file.exists():

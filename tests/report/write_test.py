@@ -3,6 +3,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -10,6 +11,7 @@ from dlcourse.data.recipe import Data, Spec
 from dlcourse.evaluators import Report
 from dlcourse.experiment import Best
 from dlcourse.models.trace import Layer
+from dlcourse.report.figures import use_every_font
 from dlcourse.report.write import curve_names, markdown, parameter_table, save, write_report
 
 PARAMS = {"dense": {"kernel": np.zeros((3, 4)), "bias": np.zeros(4)}, "scale": np.zeros(())}
@@ -137,3 +139,21 @@ def test_the_report_says_what_a_step_multiplies_and_the_utilisation_where_it_is_
     write_report(tmp_path, [], result, {}, PARAMS, LAYERS, Best("score", mode="max"), DATA)
     index = (tmp_path / "report/index.md").read_text()
     assert f"step 7. A step is 1.23e+06 FLOPs{said}. About " in index
+
+
+def test_letters_that_no_font_has_are_said(tmp_path, caplog, monkeypatch):
+  monkeypatch.setattr(font_manager, "get_font_names", list)
+  figure = Figure()
+  figure.text(0.1, 0.5, "class \u65e5")
+  save(Report(figures={"names": figure}), tmp_path)
+  assert "names.png shows boxes for 1 letters, which no font here has" in caplog.text
+
+
+def test_letters_of_other_continents_come_from_a_font_that_is_here(monkeypatch):
+  figure = Figure()
+  plain, wide = figure.text(0.1, 0.5, "Überblick"), figure.text(0.1, 0.8, "\u65e5\u672c")
+  family = plain.get_fontfamily()
+  monkeypatch.setattr(font_manager, "get_font_names", lambda: ["DejaVu Sans", "IPAGothic"])
+  use_every_font(figure)
+  assert plain.get_fontfamily() == family
+  assert wide.get_fontfamily() == [*family, "IPAGothic"]
