@@ -222,10 +222,13 @@ class Checkpoints:
 
     try:
       return self._manager.restore(step, args=ocp.args.Composite(**items))
-    except _DAMAGE as error:
+    except Exception as error:
+      bare = type(error) is Exception  # as Orbax wraps whatever comes of reading the file of an array
+      if not bare and not isinstance(error, _DAMAGE):
+        raise
       if not (self._folder / str(step)).exists():
         raise Gone(f"checkpoint {self._folder / str(step)} is gone") from error
-      raise self._damaged(step, error) from error
+      raise self._damaged(step, error.__cause__ or error if bare else error) from error
 
   def _damaged(self, step: int, error: Exception) -> UserError:
     return UserError(

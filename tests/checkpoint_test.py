@@ -121,10 +121,10 @@ def test_a_damaged_last_state_does_not_hide_the_best_one(tmp_path):
     assert int(checkpoints.restore(shapes(state_at(0)), progress.best_step).step) == 1
 
 
-def two_steps(folder):
+def two_steps(folder, size=16):
   with Checkpoints(folder) as checkpoints:
-    checkpoints.save(state_at(1), Progress(best_step=1, best_value=0.5))
-    checkpoints.save(state_at(2), Progress(best_step=2, best_value=0.4))
+    checkpoints.save(state_at(1, size), Progress(best_step=1, best_value=0.5))
+    checkpoints.save(state_at(2, size), Progress(best_step=2, best_value=0.4))
   return sorted(path for path in (folder / "2").rglob("*") if path.is_file())
 
 
@@ -136,6 +136,23 @@ def flipped(file):
   data = bytearray(file.read_bytes())
   data[len(data) * 2 // 3] ^= 4
   file.write_bytes(data)
+
+
+def emptied(file):
+  file.write_bytes(b"")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of reads that were given up
+@pytest.mark.parametrize("damage", [emptied, truncated, pathlib.Path.unlink])
+def test_an_array_whose_file_is_damaged_gives_way_to_the_one_before(tmp_path, damage):
+  """A large array has a file of its own, whose errors Orbax wraps in another way than those of small ones."""
+  size = 100_000
+  files = two_steps(tmp_path / "c", size)
+  damage(max(files, key=lambda file: file.stat().st_size))
+  with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+    with pytest.raises(UserError, match="2 is damaged"):
+      checkpoints.restore(shapes(state_at(0, size)), 2)
+    assert int(checkpoints.resume(shapes(state_at(0, size)))[0].step) == 1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of reads that were given up
