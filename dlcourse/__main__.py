@@ -4,6 +4,7 @@ dlcourse train --experiment=cnn.lenet5 --task.model.activation=relu
 """
 
 import errno
+import inspect
 import os
 import pathlib
 import signal
@@ -455,9 +456,12 @@ def _say(line: str) -> None:
 
 
 def _unraisablehook(said: "sys.UnraisableHookArgs") -> None:
-  """Leaves out what follows an error that has been said: of TensorStore's threads, of files on a full disk."""
+  """Leaves out what follows an error that has been said: of TensorStore's threads, of files on a full disk.
+
+  So are the other reads of a checkpoint of which one has failed; Orbax makes each a coroutine.
+  """
   full = isinstance(said.exc_value, OSError) and said.exc_value.errno == errno.ENOSPC
-  if not full and str(said.exc_value) != "Event loop is closed":
+  if not full and not inspect.iscoroutine(said.object) and str(said.exc_value) != "Event loop is closed":
     sys.__unraisablehook__(said)
 
 

@@ -4,13 +4,14 @@ import json
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
 
-from dlcourse.__main__ import VERBS, main
+from dlcourse.__main__ import VERBS, _unraisablehook, main
 from dlcourse.experiment import Experiment, Study, catalogue
 
 OWN_FILE = '''
@@ -340,3 +341,23 @@ def test_a_wrong_flag_is_found_without_loading_jax():
   )
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
   assert (done.returncode, done.stdout) == (2, "False\n")
+
+
+def test_reads_that_were_given_up_are_not_said_after_the_one_that_failed(capsys):
+  async def read():
+    pass
+
+  given_up = read()
+  error = Exception("while reading array index")
+  said = types.SimpleNamespace(
+    exc_type=Exception, exc_value=error, exc_traceback=None, err_msg=None, object=given_up
+  )
+  _unraisablehook(said)
+  given_up.close()
+  assert capsys.readouterr().err == ""
+  with pytest.MonkeyPatch.context() as patch:
+    heard = []
+    patch.setattr("sys.__unraisablehook__", heard.append)
+    other = types.SimpleNamespace(exc_value=error, object=read)
+    _unraisablehook(other)
+  assert heard == [other]
