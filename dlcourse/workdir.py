@@ -156,6 +156,9 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
   for field, kind in _FIELDS.items():
     if not isinstance(record, dict) or not isinstance(record.get(field), kind):
       raise UserError(f"{path / RECORD} is damaged (no {field!r}); train again in another --workdir")
+  for word in record["overrides"]:
+    if not isinstance(word, str) or word in ("-h", "--help"):  # which the parser would answer, and end
+      raise UserError(f"{path / RECORD} is damaged: {word!r} is no override of a field")
   return record
 
 

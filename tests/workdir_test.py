@@ -244,6 +244,16 @@ def test_a_record_that_lacks_a_field_names_it(tmp_path, field):
       use(tmp_path)
 
 
+@pytest.mark.parametrize("word", [5, ["--steps=2"], None, "--help", "-h"])
+def test_what_is_no_override_is_refused(tmp_path, word):
+  create(tmp_path, record())
+  kept = workdir.read_json(tmp_path / "experiment.json")
+  workdir.write_json(tmp_path / "experiment.json", kept | {"overrides": [word]})
+  for use in (workdir.rebuild, lambda path: create(path, record())):
+    with pytest.raises(UserError, match="is no override of a field"):
+      use(tmp_path)
+
+
 def test_what_is_no_number_is_null_in_json(tmp_path):
   workdir.write_json(tmp_path / "x.json", {"a": [float("nan"), {"b": float("inf")}, 1.5]})
   text = (tmp_path / "x.json").read_text()

@@ -191,7 +191,7 @@ def test_mutated_files_never_escape():
 def test_missing_files_are_reported(tmp_path):
   with pytest.raises(BadImage, match="no such file"):
     read_image(tmp_path / "gone.png")
-  with pytest.raises(BadImage, match="no such file"):
+  with pytest.raises(BadImage, match="a folder; name the images in it"):
     read_image(tmp_path)
 
 
